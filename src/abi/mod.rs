@@ -1,0 +1,1 @@
+//! libibverbs: its public types and its private ABI, as data.

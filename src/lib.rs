@@ -1,0 +1,12 @@
+//! holdfast: a libibverbs (rdma-core) provider that keeps the verbs contract when the device is gone.
+//!
+//! One shared library registers with every libibverbs private ABI from 33 to 65 ([`abi`]), issues its kernel commands by
+//! itself ([`uapi`]) and serves each verb ([`verbs`]) for the device families it knows ([`rxe`]). The README's
+//! architecture section has the picture and one walk through it.
+//!
+//! Direction, held by a test (`tests/layering.rs`), each uses only what stands to its right:
+//! `register, capi -> verbs -> rxe -> hw, uapi -> abi, family -> error, log, config, sync`.
+
+pub mod abi;
+pub mod error;
+pub mod uapi;
