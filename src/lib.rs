@@ -8,5 +8,7 @@
 //! `register, capi -> verbs -> rxe -> hw, uapi -> abi, family -> error, log, config, sync`.
 
 pub mod abi;
+pub mod config;
 pub mod error;
+pub mod log;
 pub mod uapi;
