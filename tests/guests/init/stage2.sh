@@ -20,7 +20,7 @@ ln -s /proc/self/fd /dev/fd
 mkdir /run/guest
 mv /conf /command /run/guest/ && rm /stage2
 . /run/guest/conf
-hostname guest
+echo guest >/proc/sys/kernel/hostname
 
 n=0
 for dir in "${shares[@]}"; do

@@ -64,9 +64,11 @@ const RECIPE_VERSION: u32 = 1;
 const PACKAGES: &[&str] = &[
     "linux-image-amd64",
     "busybox-static",
+    "mount",
     "kmod",
     "iproute2",
     "procps",
+    "pciutils",
     "strace",
     // soft-RoCE and the tools that prove it
     "rdma-core",
