@@ -11,4 +11,6 @@ pub mod abi;
 pub mod config;
 pub mod error;
 pub mod log;
+pub mod register;
 pub mod uapi;
+pub mod verbs;

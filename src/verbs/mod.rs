@@ -1,0 +1,3 @@
+//! The functions libibverbs calls.
+
+pub mod device;
