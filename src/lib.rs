@@ -5,12 +5,16 @@
 //! architecture section has the picture and one walk through it.
 //!
 //! Direction, held by a test (`tests/layering.rs`), each uses only what stands to its right:
-//! `register, capi -> verbs -> rxe -> hw, uapi -> abi, family -> error, log, config, sync`.
+//! `register, capi -> verbs -> rxe -> family -> hw -> uapi -> abi -> error, log, config, sync`.
 
 pub mod abi;
 pub mod config;
 pub mod error;
+pub mod family;
+pub mod hw;
 pub mod log;
 pub mod register;
+pub mod rxe;
+pub mod sync;
 pub mod uapi;
 pub mod verbs;

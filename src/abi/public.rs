@@ -673,7 +673,7 @@ c_structs! { C_STRUCTS;
         8 => comp_mask: u32,
     }
 
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
     pub struct ibv_sge [16] {
         0 => addr: u64,
         8 => length: u32,

@@ -38,6 +38,13 @@ impl<'a> SendWrs<'a> {
     pub unsafe fn from_ptr(wr: *mut ibv_send_wr) -> SendWrs<'a> {
         SendWrs { next: wr, list: PhantomData }
     }
+
+    /// The next request, for `bad_wr`; NULL at the end.
+    #[inline]
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut ibv_send_wr {
+        self.next
+    }
 }
 
 impl<'a> Iterator for SendWrs<'a> {
@@ -272,6 +279,13 @@ impl<'a> RecvWrs<'a> {
     #[must_use]
     pub unsafe fn from_ptr(wr: *mut ibv_recv_wr) -> RecvWrs<'a> {
         RecvWrs { next: wr, list: PhantomData }
+    }
+
+    /// The next request, for `bad_wr`; NULL at the end.
+    #[inline]
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut ibv_recv_wr {
+        self.next
     }
 }
 

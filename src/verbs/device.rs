@@ -1,25 +1,26 @@
 //! The devices holdfast takes: what is registered with libibverbs, and how a device found is matched.
 #![allow(unsafe_code, reason = "C functions that libibverbs calls")]
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::{CStr, c_void};
 use core::ptr;
 use std::borrow::Cow;
 
+use super::context;
 use crate::abi::host::Host;
 use crate::abi::public::{
-    VERBS_DEVICE_SIZE, VERBS_MATCH_DRIVER_ID, VERBS_MATCH_MODALIAS, VERBS_MATCH_SENTINEL, ibv_device,
-    verbs_context, verbs_device, verbs_device_ops, verbs_match_ent, verbs_match_ent_u, verbs_sysfs_dev,
+    VERBS_DEVICE_SIZE, VERBS_MATCH_DRIVER_ID, VERBS_MATCH_MODALIAS, VERBS_MATCH_SENTINEL, verbs_device,
+    verbs_device_ops, verbs_match_ent, verbs_match_ent_u, verbs_sysfs_dev,
 };
 use crate::config::{self, Families};
+use crate::family::Family as _;
+use crate::rxe::Rxe;
 
 /// `RDMA_DRIVER_UNKNOWN` of `<rdma/ib_user_ioctl_verbs.h>`: the kernel, or the way the device was found, did not say.
 const DRIVER_UNKNOWN: u32 = 0;
-/// `RDMA_DRIVER_RXE`.
-const DRIVER_RXE: u32 = 14;
 
 static RXE_MATCHES: [verbs_match_ent; 3] = [
     verbs_match_ent {
-        u: verbs_match_ent_u { driver_id: DRIVER_RXE as u64 },
+        u: verbs_match_ent_u { driver_id: Rxe::DRIVER_ID as u64 },
         kind: VERBS_MATCH_DRIVER_ID,
         ..verbs_match_ent::zeroed()
     },
@@ -39,8 +40,8 @@ static RXE: verbs_device_ops = verbs_device_ops {
     match_table: RXE_MATCHES.as_ptr(),
     static_providers: ptr::null_mut(),
     match_device: Some(match_rxe),
-    alloc_context: Some(alloc_context),
-    import_context: Some(import_context),
+    alloc_context: Some(context::alloc::<Rxe>),
+    import_context: None,
     alloc_device: Some(alloc_device),
     uninit_device: Some(uninit_device),
 };
@@ -60,6 +61,11 @@ pub fn name(ops: &'static verbs_device_ops) -> Cow<'static, str> {
     unsafe { CStr::from_ptr(ops.name) }.to_string_lossy()
 }
 
+/// The family whose devices have these operations; `None` for another provider's.
+pub(super) fn family_of(ops: *const verbs_device_ops) -> Option<&'static CStr> {
+    ptr::eq(ops, &raw const RXE).then_some(c"rxe")
+}
+
 /// Whether a device is soft-RoCE, is wanted, and can be served. `false` is silent: the next provider is asked.
 unsafe extern "C" fn match_rxe(sysfs_dev: *mut verbs_sysfs_dev) -> bool {
     // SAFETY: libibverbs passes a device it has described; this field is at the same place in every layout.
@@ -67,7 +73,7 @@ unsafe extern "C" fn match_rxe(sysfs_dev: *mut verbs_sysfs_dev) -> bool {
     // SAFETY: as above.
     let matched = unsafe { (*sysfs_dev).match_ };
     // A device of another driver may be called rxe0: its name counts only where its driver is not known.
-    let is_rxe = driver_id == DRIVER_RXE || (driver_id == DRIVER_UNKNOWN && !matched.is_null());
+    let is_rxe = driver_id == Rxe::DRIVER_ID || (driver_id == DRIVER_UNKNOWN && !matched.is_null());
     is_rxe && config::get().families.contains(Families::RXE) && Host::get().is_ok()
 }
 
@@ -79,27 +85,4 @@ unsafe extern "C" fn alloc_device(_sysfs_dev: *mut verbs_sysfs_dev) -> *mut verb
 unsafe extern "C" fn uninit_device(device: *mut verbs_device) {
     // SAFETY: from `alloc_device`, and libibverbs gives it up.
     unsafe { libc::free(device.cast::<c_void>()) };
-}
-
-unsafe extern "C" fn alloc_context(
-    _device: *mut ibv_device,
-    cmd_fd: c_int,
-    _private_data: *mut c_void,
-) -> *mut verbs_context {
-    refuse(cmd_fd)
-}
-
-unsafe extern "C" fn import_context(_device: *mut ibv_device, cmd_fd: c_int) -> *mut verbs_context {
-    refuse(cmd_fd)
-}
-
-/// Fails an open the way libibverbs expects: the descriptor, which it handed over, closed, and `errno` set.
-fn refuse(cmd_fd: c_int) -> *mut verbs_context {
-    // SAFETY: libibverbs passes the descriptor's ownership with the call.
-    unsafe { libc::close(cmd_fd) };
-    // SAFETY: no arguments.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: the calling thread's own variable.
-    unsafe { errno.write(libc::ENOSYS) };
-    ptr::null_mut()
 }

@@ -1,3 +1,19 @@
-//! The functions libibverbs calls.
+//! The verbs: `extern "C"` functions that libibverbs calls, generic over the device family.
+//!
+//! Control verbs run under [`guard`]; post, poll and arm go straight to the family's queues. Each function's safety contract is
+//! its manual page: libibverbs passes live objects of our own, and the application keeps to the page.
 
+mod attr;
+mod cast;
+mod context;
+mod cq;
 pub mod device;
+mod events;
+mod guard;
+mod memory;
+mod ops;
+mod qp;
+mod query;
+mod srq;
+
+pub use context::family_of as context_family;

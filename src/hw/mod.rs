@@ -1,0 +1,2 @@
+//! What any device family needs of memory that somebody else touches too.
+pub mod shared_queue;

@@ -1,0 +1,227 @@
+//! soft-RoCE: the kernel's rdma_rxe driver, whose queues are memory shared with the driver (`<rdma/rdma_user_rxe.h>`).
+//!
+//! A post writes elements and the producer's index; sends are then kicked by one system call per list. A poll reads the
+//! CQ's elements. Everything else is a uverbs command. The mapped queues stay valid whatever happens to the device.
+
+mod ah;
+mod cq;
+mod recv;
+mod send;
+
+use std::sync::OnceLock;
+
+use crate::abi::public::*;
+use crate::error::{Errno, Error, Step as _};
+use crate::family::{CqRequest, Created, Device, Family, Opened, QpRequest, SrqRequest};
+use crate::hw::shared_queue::{Geometry, SharedQueue};
+use crate::log;
+use crate::sync::SpinLock;
+use crate::uapi::sys::{self, Prot};
+use crate::uapi::wire::{AhAttr, QpCap};
+use crate::uapi::{self, CmdFd, DriverId, Handle, Udata, rxe as wire};
+
+pub use ah::Ah;
+pub use cq::Cq;
+pub use recv::Srq;
+pub use send::Qp;
+
+/// The header of every mapped queue.
+const GEOMETRY: Geometry = Geometry {
+    log2_elem_size: wire::LOG2_ELEM_SIZE,
+    index_mask: wire::INDEX_MASK,
+    producer_index: wire::PRODUCER_INDEX,
+    consumer_index: wire::CONSUMER_INDEX,
+    data: wire::QUEUE_DATA,
+};
+
+/// Maps the queue that the kernel just made for `info`: the offset works once.
+fn map_queue(fd: CmdFd, info: wire::MmInfo, elem_size: usize) -> Result<SharedQueue, Errno> {
+    let map = sys::map_device(fd.fd, info.size as usize, Prot::ReadWrite, info.offset)?;
+    SharedQueue::open(map, GEOMETRY, elem_size)
+}
+
+/// Takes back what a create made before it failed. The error that is reported is the create's.
+fn undo<T>(destroyed: Result<T, Errno>) {
+    if let Err(errno) = destroyed {
+        log::warn!("an object of a failed create stays in the kernel until the context is closed: {errno}");
+    }
+}
+
+/// `IB_DEVICE_*` bits of `device_cap_flags_ex` that name builders.
+const CAP_FLUSH_GLOBAL: u64 = 1 << 38;
+const CAP_FLUSH_PERSISTENT: u64 = 1 << 39;
+const CAP_ATOMIC_WRITE: u64 = 1 << 40;
+
+/// soft-RoCE.
+#[derive(Debug)]
+pub struct Rxe {
+    /// `device_cap_flags_ex`, once somebody asked.
+    caps: OnceLock<u64>,
+}
+
+impl Rxe {
+    fn caps(&self, device: &Device) -> u64 {
+        *self.caps.get_or_init(|| {
+            uapi::device::query_device_ex(device.fd, Udata::none()).map_or(0, |resp| resp.device_cap_flags_ex)
+        })
+    }
+}
+
+impl Family for Rxe {
+    const NAME: &'static str = "rxe";
+    const DRIVER_ID: u32 = DriverId::RXE.0;
+    const WC_FLAGS: u64 = (IBV_WC_EX_WITH_BYTE_LEN
+        | IBV_WC_EX_WITH_IMM
+        | IBV_WC_EX_WITH_QP_NUM
+        | IBV_WC_EX_WITH_SRC_QP
+        | IBV_WC_EX_WITH_SLID
+        | IBV_WC_EX_WITH_SL
+        | IBV_WC_EX_WITH_DLID_PATH_BITS) as u64;
+    const CQ_COMP_MASK: u32 = IBV_CQ_INIT_ATTR_MASK_FLAGS;
+    // A hint that one thread polls; the lock costs too little beside rxe's system calls to make a second path.
+    const CQ_FLAGS: u32 = IBV_CREATE_CQ_ATTR_SINGLE_THREADED;
+    type Cq = Cq;
+    type Qp = Qp;
+    type Srq = Srq;
+    type Ah = Ah;
+
+    fn open(fd: CmdFd) -> Result<Opened<Rxe>, Error> {
+        let context = uapi::device::get_context(fd, Udata::none()).step("get the context")?;
+        Ok(Opened {
+            family: Rxe { caps: OnceLock::new() },
+            num_comp_vectors: context.num_comp_vectors,
+            core_support: context.core_support,
+        })
+    }
+
+    fn create_cq(&self, device: &Device, request: &CqRequest) -> Result<(Created<Cq>, u32), Error> {
+        let create = uapi::cq::Create {
+            cqe: request.cqe,
+            user_handle: request.user_handle,
+            comp_channel: request.channel,
+            comp_vector: request.comp_vector,
+            flags: 0,
+            event_fd: Some(device.async_fd),
+        };
+        let mut resp = wire::CreateCqResp::default();
+        let made = uapi::cq::create(device.fd, &create, Udata::output(&mut resp)).step("create the CQ")?;
+        let object =
+            Cq::map(device.fd, resp.mi).inspect_err(|_| undo(uapi::cq::destroy(device.fd, made.handle)))?;
+        Ok((Created { handle: made.handle, object }, made.cqe))
+    }
+
+    fn resize_cq(&self, device: &Device, cq: &mut Cq, handle: Handle, cqe: u32) -> Result<u32, Error> {
+        let mut resp = wire::ResizeCqResp::default();
+        let cqe = uapi::cq::resize(device.fd, handle, cqe, Udata::output(&mut resp)).step("resize the CQ")?;
+        cq.replace(device.fd, resp.mi)?;
+        Ok(cqe)
+    }
+
+    fn create_srq(&self, device: &Device, request: &mut SrqRequest) -> Result<(Created<Srq>, u32), Error> {
+        let create = uapi::srq::Create {
+            pd: request.pd,
+            srq_type: uapi::srq::Type::Basic,
+            user_handle: request.user_handle,
+            max_wr: request.max_wr,
+            max_sge: request.max_sge,
+            srq_limit: request.srq_limit,
+            event_fd: Some(device.async_fd),
+        };
+        let mut resp = wire::CreateSrqResp::default();
+        let made = uapi::srq::create(device.fd, &create, Udata::output(&mut resp)).step("create the SRQ")?;
+        let rq = recv::RecvQueue::map(device.fd, resp.mi, made.max_sge)
+            .inspect_err(|_| undo(uapi::srq::destroy(device.fd, made.handle)))?;
+        (request.max_wr, request.max_sge) = (made.max_wr, made.max_sge);
+        Ok((Created { handle: made.handle, object: Srq { rq: SpinLock::new(rq) } }, resp.srq_num))
+    }
+
+    fn modify_srq(
+        &self,
+        device: &Device,
+        srq: &Srq,
+        handle: Handle,
+        max_wr: u32,
+        srq_limit: u32,
+        mask: u32,
+    ) -> Result<(), Error> {
+        if mask & IBV_SRQ_MAX_WR == 0 {
+            return uapi::srq::modify(device.fd, handle, mask, max_wr, srq_limit, Udata::none())
+                .step("modify the SRQ");
+        }
+        let mut rq = srq.rq.lock();
+        let mut resized = wire::MmInfo::default();
+        // The kernel writes the new queue's place there.
+        let command = wire::ModifySrqCmd { mmap_info_addr: (&raw mut resized).expose_provenance() as u64 };
+        uapi::srq::modify(device.fd, handle, mask, max_wr, srq_limit, Udata::input(&command))
+            .step("modify the SRQ")?;
+        rq.replace(device.fd, resized)
+    }
+
+    fn send_ops(&self, device: &Device, qp_type: u32) -> u64 {
+        let mut flags = send::builders(qp_type);
+        if qp_type == IBV_QPT_RC {
+            let caps = self.caps(device);
+            if caps & (CAP_FLUSH_GLOBAL | CAP_FLUSH_PERSISTENT) != 0 {
+                flags |= u64::from(IBV_QP_EX_WITH_FLUSH);
+            }
+            if caps & CAP_ATOMIC_WRITE != 0 {
+                flags |= u64::from(IBV_QP_EX_WITH_ATOMIC_WRITE);
+            }
+        }
+        flags
+    }
+
+    fn create_qp(&self, device: &Device, request: &mut QpRequest) -> Result<(Created<Qp>, u32), Error> {
+        let cap = request.cap;
+        let create = uapi::qp::Create {
+            qp_type: request.qp_type,
+            user_handle: request.user_handle,
+            cap: QpCap {
+                max_send_wr: cap.max_send_wr,
+                max_recv_wr: cap.max_recv_wr,
+                max_send_sge: cap.max_send_sge,
+                max_recv_sge: cap.max_recv_sge,
+                max_inline_data: cap.max_inline_data,
+            },
+            create_flags: if request.sq_sig_all { uapi::qp::CREATE_SQ_SIG_ALL } else { 0 },
+            pd: Some(request.pd),
+            srq: request.srq,
+            send_cq: Some(request.send_cq),
+            recv_cq: Some(request.recv_cq),
+            event_fd: Some(device.async_fd),
+            ..Default::default()
+        };
+        let mut resp = wire::CreateQpResp::default();
+        let made = uapi::qp::create(device.fd, &create, Udata::output(&mut resp)).step("create the QP")?;
+        let cap = ibv_qp_cap {
+            max_send_wr: made.cap.max_send_wr,
+            max_recv_wr: made.cap.max_recv_wr,
+            max_send_sge: made.cap.max_send_sge,
+            max_recv_sge: made.cap.max_recv_sge,
+            max_inline_data: made.cap.max_inline_data,
+        };
+        let object = Qp::map(device.fd, made.handle, request, &cap, &resp)
+            .inspect_err(|_| undo(uapi::qp::destroy(device.fd, made.handle)))?;
+        request.cap = cap;
+        Ok((Created { handle: made.handle, object }, made.qp_num))
+    }
+
+    fn create_ah(
+        &self,
+        device: &Device,
+        pd: Handle,
+        user_handle: u64,
+        attr: &AhAttr,
+    ) -> Result<Created<Ah>, Error> {
+        let mut resp = wire::CreateAhResp::default();
+        let handle = uapi::ah::create(device.fd, pd, user_handle, attr, Udata::output(&mut resp))
+            .step("create the address handle")?;
+        let object =
+            Ah::new(device, resp.ah_num, attr).inspect_err(|_| undo(uapi::ah::destroy(device.fd, handle)))?;
+        Ok(Created { handle, object })
+    }
+
+    fn fw_ver(raw: u64) -> String {
+        format!("{}.{}.{}", (raw >> 32) & 0xffff, (raw >> 16) & 0xffff, raw & 0xffff)
+    }
+}

@@ -1,0 +1,294 @@
+//! Contexts: opening, closing, and finding ours behind an `ibv_context`.
+//!
+//! libibverbs allocates the memory of a context and keeps its own part in front of the `ibv_context`; ours stands behind it
+//! ([`Wrapper`]).
+//!
+//! Invariants:
+//! - C1: a context made by [`alloc`] for family `F` lies in a `Wrapper<Context<F>>`, whole until [`free_context`].
+//! - C2: the files are opened in this order: the application's async file first, then our own. The first async file of a
+//!   uverbs file becomes the one that events of objects made by write commands go to.
+#![allow(unsafe_code, reason = "builds and reads the C context")]
+
+use core::ptr::NonNull;
+use std::collections::BTreeSet;
+use std::ffi::{CStr, c_char};
+use std::os::fd::FromRawFd as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{cast, guard, ops};
+use crate::abi::host::{Host, Wrapper};
+use crate::abi::public::*;
+use crate::error::{Errno, Error, Step as _};
+use crate::family::{Device, Family, Opened};
+use crate::log;
+use crate::uapi::sys::OwnedFd;
+use crate::uapi::{self, CmdFd, DriverId};
+
+/// Which objects of a context are alive: those with mappings of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Cq,
+    Srq,
+    Qp,
+}
+
+/// Our part of a context.
+#[derive(Debug)]
+pub(crate) struct Context<F> {
+    pub(crate) family: F,
+    pub(crate) device: Device,
+    pub(crate) host: &'static Host,
+    /// Objects by kind and address.
+    live: Mutex<BTreeSet<(Kind, usize)>>,
+    /// Our own async file: it sees device events without taking them from the application. Nobody acts on them yet but
+    /// [`Context::drain`].
+    events: Option<OwnedFd>,
+    /// A completion channel with no CQ: once the kernel takes the device away, it answers `EIO` and POLLERR for good.
+    _removal: Option<OwnedFd>,
+}
+
+impl<F> Context<F> {
+    fn live(&self) -> MutexGuard<'_, BTreeSet<(Kind, usize)>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a new object.
+    pub(crate) fn add<T>(&self, kind: Kind, object: *mut T) {
+        self.live().insert((kind, object.expose_provenance()));
+    }
+
+    /// Forgets a destroyed object.
+    pub(crate) fn remove<T>(&self, kind: Kind, object: *mut T) {
+        self.live().remove(&(kind, object.expose_provenance()));
+    }
+
+    /// Empties our own async file: the kernel keeps what nobody reads.
+    pub(crate) fn drain(&self) {
+        if let Some(events) = &self.events {
+            while let Ok(event) = uapi::event::read_async_event(events.as_raw()) {
+                log::debug!(
+                    "{}: async event {}, element {:#x}",
+                    self.device.ibdev,
+                    event.event_type,
+                    event.element
+                );
+            }
+        }
+    }
+}
+
+/// Our part of an open context.
+///
+/// # Safety
+/// `context` is an open context of family `F` (C1) and stays open during `'a`.
+#[inline]
+pub(crate) unsafe fn of<'a, F: Family>(context: *mut ibv_context) -> &'a Context<F> {
+    // SAFETY: C1.
+    let wrapper = unsafe { Wrapper::<Context<F>>::of(context) };
+    // SAFETY: C1: whole, and only shared references are made of it.
+    let ours = unsafe { &(*wrapper).ours };
+    // SAFETY: C1: written when the context was opened.
+    unsafe { ours.assume_init_ref() }
+}
+
+/// Opens the files of C2; the second and third are a help, not a need.
+fn open_files(fd: CmdFd) -> Result<(OwnedFd, Option<OwnedFd>, Option<OwnedFd>), Error> {
+    let application = uapi::event::alloc_async_fd(fd).step("allocate the async event file")?;
+    let wanted = |result: Result<OwnedFd, Errno>, what: &str| {
+        result
+            .inspect_err(|errno| {
+                log::warn!("no {what} of our own ({errno}): removal of the device will be noticed later")
+            })
+            .ok()
+    };
+    let events = uapi::event::alloc_async_fd(fd).and_then(|file| {
+        let flags = uapi::sys::status_flags(file.as_raw())?;
+        uapi::sys::set_status_flags(file.as_raw(), flags | libc::O_NONBLOCK).map(|()| file)
+    });
+    let events = wanted(events, "async event file");
+    let removal = wanted(uapi::event::create_comp_channel(fd), "completion channel");
+    Ok((application, events, removal))
+}
+
+/// `alloc_context` of family `F`: `cmd_fd` is ours from here on, closed on failure.
+///
+/// # Safety
+/// Called by libibverbs with a device of ours and an open command file.
+pub(crate) unsafe extern "C" fn alloc<F: Family>(
+    device: *mut ibv_device,
+    cmd_fd: libc::c_int,
+    _private_data: *mut libc::c_void,
+) -> *mut verbs_context {
+    guard::pointer_of("ibv_open_device", || {
+        // SAFETY: passed on from our own caller.
+        unsafe { open::<F>(device, cmd_fd) }.inspect_err(|error| report(F::NAME, error))
+    })
+}
+
+/// Says why a device could not be opened, and the way out where there is one to name.
+fn report(family: &str, error: &Error) {
+    let way_out = match error.errno {
+        Errno::EACCES | Errno::EPERM => {
+            "; the process needs read and write permission on /dev/infiniband/uverbs*"
+        }
+        Errno::EMFILE | Errno::ENFILE => "; raise the limit on open files (ulimit -n)",
+        Errno::EIO | Errno::ENODEV | Errno::ENXIO => "; the device is being removed",
+        Errno::ENOMEM => "; the kernel is out of memory or the limit on locked memory (ulimit -l) is too low",
+        Errno::ENOTTY | Errno::EPROTONOSUPPORT => "; holdfast needs kernel 5.10 or later",
+        _ => "",
+    };
+    log::error!("cannot open the {family} device: {error}{way_out}");
+}
+
+unsafe fn open<F: Family>(device: *mut ibv_device, cmd_fd: libc::c_int) -> Result<*mut verbs_context, Error> {
+    if cmd_fd < 0 {
+        return Err(Error::new("take the command file", Errno::EBADF));
+    }
+    let fd = CmdFd::new(cmd_fd, DriverId(F::DRIVER_ID));
+    // SAFETY: libibverbs opened it and gives it up.
+    let cmd_fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(cmd_fd) };
+    // It said why by itself.
+    let host =
+        Host::get().map_err(|_| Error::new("find a libibverbs that holdfast can serve", Errno::ENOSYS))?;
+    // SAFETY: the device and the file are libibverbs's own, passed on from it.
+    let wrapper = unsafe { host.alloc_context::<Context<F>>(device, cmd_fd, F::DRIVER_ID) }
+        .step("allocate the context")?;
+    // SAFETY: within the wrapper.
+    let context = NonNull::from(unsafe { &mut (*wrapper.as_ptr()).context });
+    // SAFETY: just allocated and not handed out.
+    match unsafe { fill::<F>(host, device, wrapper, fd) } {
+        Ok(()) => {
+            // SAFETY: initialised, not handed out yet, and the operations are those of its family.
+            unsafe { host.set_ops(context, &host.layout().table(&ops::table::<F>())) };
+            Ok(host.verbs_context(context).as_ptr())
+        }
+        Err(error) => {
+            // SAFETY: allocated above and not handed out.
+            unsafe { host.uninit_context(context) };
+            // SAFETY: as above; `ours` was not written.
+            unsafe { host.free_wrapper(wrapper) };
+            Err(error)
+        }
+    }
+}
+
+/// Talks to the kernel and fills what the provider owes in the C context.
+///
+/// # Safety
+/// `device` is the device being opened; `wrapper` is fresh and not shared.
+unsafe fn fill<F: Family>(
+    host: &'static Host,
+    device: *mut ibv_device,
+    mut wrapper: NonNull<Wrapper<Context<F>>>,
+    fd: CmdFd,
+) -> Result<(), Error> {
+    let Opened { family, num_comp_vectors, core_support } = F::open(fd)?;
+    let (application, events, removal) = open_files(fd)?;
+    // SAFETY: libibverbs's own device.
+    let name: *const [c_char; 64] = unsafe { &raw const (*device).name };
+    // SAFETY: NUL-terminated within its array.
+    let name = unsafe { CStr::from_ptr(name.cast()) };
+    let ours = Device { fd, ibdev: name.to_string_lossy().into_owned(), async_fd: application.as_raw() };
+    log::info!("{}: opened, served by holdfast ({}), private ABI {}", ours.ibdev, F::NAME, host.layout());
+    // SAFETY: the caller's word.
+    let wrapper = unsafe { wrapper.as_mut() };
+    wrapper.context.async_fd = application.into_raw();
+    wrapper.context.num_comp_vectors = num_comp_vectors.try_into().unwrap_or(i32::MAX);
+    wrapper.ours.write(Context {
+        family,
+        device: ours,
+        host,
+        live: Mutex::default(),
+        events,
+        _removal: removal,
+    });
+    // SAFETY: our own verbs_device begins with its ibv_device; every open writes the same value.
+    unsafe { (*device.cast::<verbs_device>()).core_support = core_support };
+    Ok(())
+}
+
+/// `free_context`.
+///
+/// Objects that the application forgot go with the context: the kernel destroys its side as the file is closed, and their
+/// mappings, which would keep that file open, are released here. Their memory stays, so that a pointer to one still finds it.
+///
+/// # Safety
+/// Called by libibverbs with a context of family `F`, which nobody uses any more.
+pub(crate) unsafe extern "C" fn free_context<F: Family>(context: *mut ibv_context) {
+    guard::nothing_of("ibv_close_device", || {
+        // SAFETY: the caller's word.
+        let ours = unsafe { of::<F>(context) };
+        let forgotten = core::mem::take(&mut *ours.live());
+        if !forgotten.is_empty() {
+            log::warn!("{}: closed with {} queues and queue pairs alive", ours.device.ibdev, forgotten.len());
+        }
+        for (kind, at) in forgotten {
+            match kind {
+                // SAFETY: a live object of this kind (it was in the list), and the context's user is gone.
+                Kind::Cq => unsafe {
+                    cast::drop_body::<ibv_cq_ex, super::cq::Cq<F>>(core::ptr::with_exposed_provenance_mut(at))
+                },
+                // SAFETY: as above.
+                Kind::Srq => unsafe {
+                    cast::drop_body::<verbs_srq, super::srq::Srq<F>>(core::ptr::with_exposed_provenance_mut(
+                        at,
+                    ))
+                },
+                // SAFETY: as above.
+                Kind::Qp => unsafe {
+                    cast::drop_body::<super::qp::QpHead, super::qp::Qp<F>>(
+                        core::ptr::with_exposed_provenance_mut(at),
+                    )
+                },
+            }
+        }
+        let host = ours.host;
+        // SAFETY: C1.
+        let wrapper = unsafe { Wrapper::<Context<F>>::of(context) };
+        // SAFETY: C1 ends here; nobody uses the context any more.
+        let part = unsafe { &mut (*wrapper).ours };
+        // SAFETY: as above.
+        unsafe { part.assume_init_drop() };
+        let (Some(context), Some(wrapper)) = (NonNull::new(context), NonNull::new(wrapper)) else { return };
+        // SAFETY: made by `open` and closed once.
+        unsafe { host.uninit_context(context) };
+        // SAFETY: as above; our part was dropped.
+        unsafe { host.free_wrapper(wrapper) };
+    });
+}
+
+/// `async_event`: libibverbs shows every event it is about to hand to the application.
+///
+/// # Safety
+/// Called by libibverbs with a context of family `F`.
+pub(crate) unsafe extern "C" fn async_event<F: Family>(
+    context: *mut ibv_context,
+    event: *mut ibv_async_event,
+) {
+    guard::nothing_of("ibv_get_async_event", || {
+        // SAFETY: the caller's word.
+        let ours = unsafe { of::<F>(context) };
+        // SAFETY: libibverbs filled it.
+        let event_type = unsafe { (*event).event_type };
+        log::info!("{}: async event {event_type}", ours.device.ibdev);
+        ours.drain();
+    });
+}
+
+/// The family that serves `context`; `None` for NULL and for contexts of other providers.
+///
+/// # Safety
+/// `context` is NULL or an open context of any provider.
+pub unsafe fn family_of(context: *const ibv_context) -> Option<&'static CStr> {
+    if context.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's word; every device of libibverbs begins a verbs_device.
+    let device = unsafe { (*context).device }.cast::<verbs_device>();
+    if device.is_null() {
+        return None;
+    }
+    // SAFETY: as above.
+    let device_ops = unsafe { (*device).ops };
+    super::device::family_of(device_ops)
+}

@@ -1,0 +1,341 @@
+//! Completion queues, both interfaces.
+#![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
+
+use core::mem::MaybeUninit;
+
+use libc::{c_int, c_uint};
+
+use super::cast::{self, Fresh, non_null};
+use super::context::{self, Kind};
+use super::memory::cx_of;
+use super::{events, guard};
+use crate::abi::public::*;
+use crate::error::{Errno, Error, Step as _};
+use crate::family::{CompletionQueue as _, CqRequest, Family};
+use crate::sync::SpinLock;
+use crate::uapi::{self, CmdFd, Handle};
+
+/// Our part of a CQ.
+#[derive(Debug)]
+pub(crate) struct Cq<F: Family> {
+    fd: CmdFd,
+    handle: Handle,
+    queue: SpinLock<F::Cq>,
+}
+
+#[inline(always)]
+unsafe fn ours<'a, F: Family>(cq: *mut ibv_cq) -> &'a Cq<F> {
+    // SAFETY: the caller's word: a live CQ of family F.
+    unsafe { cast::body::<ibv_cq_ex, Cq<F>>(cq.cast()) }
+}
+
+unsafe fn create<F: Family>(
+    context: *mut ibv_context,
+    request: CqRequest,
+    extended: bool,
+) -> Result<*mut ibv_cq_ex, Error> {
+    // SAFETY: the caller's word: an open context of family F.
+    let cx = unsafe { context::of::<F>(context) };
+    let fresh = Fresh::<ibv_cq_ex, Cq<F>>::new()?;
+    let head = fresh.head();
+    let request = CqRequest { user_handle: fresh.user_handle(), ..request };
+    let (created, cqe) = cx.family.create_cq(&cx.device, &request)?;
+    // SAFETY: ours until `finish`.
+    unsafe { (*head).context = context };
+    // SAFETY: as above.
+    unsafe { (*head).handle = created.handle.0 };
+    // SAFETY: as above.
+    unsafe { (*head).cqe = cqe.try_into().unwrap_or(c_int::MAX) };
+    if extended {
+        // SAFETY: as above; nobody else has the address.
+        set_reads::<F>(unsafe { &mut *head }, request.wc_flags);
+    }
+    let head =
+        fresh.finish(Cq { fd: cx.device.fd, handle: created.handle, queue: SpinLock::new(created.object) });
+    cx.add(Kind::Cq, head);
+    Ok(head)
+}
+
+/// The channel's file, for NULL none.
+unsafe fn channel_fd(channel: *mut ibv_comp_channel) -> Option<c_int> {
+    // SAFETY: the caller's word: NULL or a live channel; a single field is read.
+    (!channel.is_null()).then(|| unsafe { (*channel).fd })
+}
+
+/// `create_cq`.
+///
+/// # Safety
+/// ibv_create_cq(3), by libibverbs, for a context of family `F`.
+pub(crate) unsafe extern "C" fn create_cq<F: Family>(
+    context: *mut ibv_context,
+    cqe: c_int,
+    channel: *mut ibv_comp_channel,
+    comp_vector: c_int,
+) -> *mut ibv_cq {
+    guard::pointer_of("ibv_create_cq", || {
+        let invalid = Error::new("check the arguments", Errno::EINVAL);
+        let request = CqRequest {
+            cqe: u32::try_from(cqe).map_err(|_| invalid)?,
+            wc_flags: 0,
+            flags: 0,
+            // SAFETY: the caller's word.
+            channel: unsafe { channel_fd(channel) },
+            comp_vector: u32::try_from(comp_vector).map_err(|_| invalid)?,
+            user_handle: 0,
+        };
+        // SAFETY: the caller's word.
+        unsafe { create::<F>(context, request, false) }.map(|cq| cq.cast())
+    })
+}
+
+/// `create_cq_ex`.
+///
+/// # Safety
+/// ibv_create_cq_ex(3), by libibverbs, for a context of family `F`.
+pub(crate) unsafe extern "C" fn create_cq_ex<F: Family>(
+    context: *mut ibv_context,
+    attr: *mut ibv_cq_init_attr_ex,
+) -> *mut ibv_cq_ex {
+    guard::pointer_of("ibv_create_cq_ex", || {
+        // SAFETY: the caller's word; plain data.
+        let attr = unsafe { *non_null(attr, "check the arguments")? };
+        let unsupported = Error::new("check the CQ's wc_flags, comp_mask and flags", Errno::EOPNOTSUPP);
+        let flags = if attr.comp_mask & IBV_CQ_INIT_ATTR_MASK_FLAGS != 0 { attr.flags } else { 0 };
+        if attr.wc_flags & !F::WC_FLAGS != 0
+            || attr.comp_mask & !F::CQ_COMP_MASK != 0
+            || flags & !F::CQ_FLAGS != 0
+        {
+            return Err(unsupported);
+        }
+        let request = CqRequest {
+            cqe: attr.cqe,
+            wc_flags: attr.wc_flags,
+            flags,
+            // SAFETY: the caller's word.
+            channel: unsafe { channel_fd(attr.channel) },
+            comp_vector: attr.comp_vector,
+            user_handle: 0,
+        };
+        // SAFETY: the caller's word.
+        unsafe { create::<F>(context, request, true) }
+    })
+}
+
+/// `resize_cq`.
+///
+/// # Safety
+/// ibv_resize_cq(3), by libibverbs, for a CQ of family `F`.
+pub(crate) unsafe extern "C" fn resize_cq<F: Family>(cq: *mut ibv_cq, cqe: c_int) -> c_int {
+    guard::errno_of("ibv_resize_cq", || {
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(cq) };
+        let cx = cx_of!(F, cq);
+        let cqe = u32::try_from(cqe).map_err(|_| Error::new("check the arguments", Errno::EINVAL))?;
+        let mut queue = ours.queue.lock();
+        let cqe = cx.family.resize_cq(&cx.device, &mut queue, ours.handle, cqe)?;
+        // SAFETY: the caller's word; whoever resizes is alone in writing it.
+        unsafe { (*cq).cqe = cqe.try_into().unwrap_or(c_int::MAX) };
+        Ok(())
+    })
+}
+
+/// `modify_cq`: moderation.
+///
+/// # Safety
+/// ibv_modify_cq(3), by libibverbs, for a CQ of family `F`.
+pub(crate) unsafe extern "C" fn modify_cq<F: Family>(
+    cq: *mut ibv_cq,
+    attr: *mut ibv_modify_cq_attr,
+) -> c_int {
+    guard::errno_of("ibv_modify_cq", || {
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(cq) };
+        // SAFETY: the caller's word; plain data.
+        let attr = unsafe { *non_null(attr, "check the arguments")? };
+        if attr.attr_mask != IBV_CQ_ATTR_MODERATE {
+            return Err(Error::new("check the attribute mask", Errno::EINVAL));
+        }
+        uapi::cq::modify(ours.fd, ours.handle, attr.moderate.cq_count, attr.moderate.cq_period)
+            .step("modify the CQ")
+    })
+}
+
+/// `destroy_cq`.
+///
+/// # Safety
+/// ibv_destroy_cq(3), by libibverbs, for a CQ of family `F`.
+pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int {
+    guard::errno_of("ibv_destroy_cq", || {
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(cq) };
+        let cx = cx_of!(F, cq);
+        match uapi::cq::destroy(ours.fd, ours.handle) {
+            // SAFETY: libibverbs initialised the CQ after create_cq.
+            Ok(reported) => unsafe {
+                events::wait_cq(cq, reported.comp_events_reported, reported.async_events_reported)
+            },
+            // The kernel already gave it up, and counts no events any more.
+            Err(Errno::EIO) => {}
+            Err(errno) => return Err(Error::new("destroy the CQ", errno)),
+        }
+        cx.remove(Kind::Cq, cq);
+        // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
+        unsafe { cast::free::<ibv_cq_ex, Cq<F>>(cq.cast()) };
+        Ok(())
+    })
+}
+
+/// `req_notify_cq`.
+///
+/// # Safety
+/// ibv_req_notify_cq(3), for a CQ of family `F`.
+pub(crate) unsafe extern "C" fn req_notify_cq<F: Family>(cq: *mut ibv_cq, solicited_only: c_int) -> c_int {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(cq) };
+    match uapi::cq::req_notify(ours.fd, ours.handle, solicited_only != 0) {
+        Ok(()) => 0,
+        Err(errno) => {
+            guard::set_errno(errno);
+            errno.get()
+        }
+    }
+}
+
+/// `poll_cq`.
+///
+/// # Safety
+/// ibv_poll_cq(3), for a CQ of family `F`.
+pub(crate) unsafe extern "C" fn poll_cq<F: Family>(
+    cq: *mut ibv_cq,
+    num_entries: c_int,
+    wc: *mut ibv_wc,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(cq) };
+    let count = usize::try_from(num_entries).unwrap_or(0);
+    if count == 0 || wc.is_null() {
+        return 0;
+    }
+    // SAFETY: the caller's word: `num_entries` entries that are the caller's to write.
+    let out = unsafe { core::slice::from_raw_parts_mut(wc.cast::<MaybeUninit<ibv_wc>>(), count) };
+    match ours.queue.lock().poll(out) {
+        // No more than num_entries.
+        Ok(polled) => polled as c_int,
+        Err(errno) => {
+            guard::set_errno(errno);
+            -errno.get()
+        }
+    }
+}
+
+// The extended interface. The lock taken by `start_poll` is given back by `end_poll`, on the same thread
+// (ibv_create_cq_ex(3)); in between the queue belongs to that thread.
+
+#[inline(always)]
+unsafe fn ours_ex<'a, F: Family>(cq: *mut ibv_cq_ex) -> &'a Cq<F> {
+    // SAFETY: the caller's word: a live CQ of family F.
+    unsafe { cast::body::<ibv_cq_ex, Cq<F>>(cq) }
+}
+
+unsafe extern "C" fn start_poll<F: Family>(cq: *mut ibv_cq_ex, attr: *mut ibv_poll_cq_attr) -> c_int {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours_ex::<F>(cq) };
+    // SAFETY: the caller's word; a single field of a valid attr.
+    if !attr.is_null() && unsafe { (*attr).comp_mask } != 0 {
+        guard::set_errno(Errno::EINVAL);
+        return libc::EINVAL;
+    }
+    ours.queue.acquire();
+    // SAFETY: acquired just now.
+    match unsafe { ours.queue.held() }.start() {
+        Ok(head) => {
+            // SAFETY: the thread that polls owns these two fields until end_poll.
+            unsafe { (*cq).wr_id = head.wr_id };
+            // SAFETY: as above.
+            unsafe { (*cq).status = head.status };
+            0
+        }
+        Err(errno) => {
+            // SAFETY: acquired above; a start_poll that fails has no end_poll.
+            unsafe { ours.queue.release() };
+            guard::set_errno(errno);
+            errno.get()
+        }
+    }
+}
+
+unsafe extern "C" fn next_poll<F: Family>(cq: *mut ibv_cq_ex) -> c_int {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours_ex::<F>(cq) };
+    // SAFETY: between start_poll and end_poll this thread holds the lock.
+    match unsafe { ours.queue.held() }.next() {
+        Ok(head) => {
+            // SAFETY: the thread that polls owns these two fields until end_poll.
+            unsafe { (*cq).wr_id = head.wr_id };
+            // SAFETY: as above.
+            unsafe { (*cq).status = head.status };
+            0
+        }
+        Err(errno) => {
+            guard::set_errno(errno);
+            errno.get()
+        }
+    }
+}
+
+unsafe extern "C" fn end_poll<F: Family>(cq: *mut ibv_cq_ex) {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours_ex::<F>(cq) };
+    // SAFETY: between start_poll and end_poll this thread holds the lock.
+    unsafe { ours.queue.held() }.end();
+    // SAFETY: as above; this ends it.
+    unsafe { ours.queue.release() };
+}
+
+#[inline(always)]
+unsafe fn current<'a, F: Family>(cq: *mut ibv_cq_ex) -> &'a ibv_wc {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours_ex::<F>(cq) };
+    // SAFETY: between start_poll and end_poll this thread holds the lock.
+    unsafe { ours.queue.held() }.current()
+}
+
+macro_rules! reads {
+    ($($name:ident($field:ident) -> $ty:ty;)*) => {
+        $(unsafe extern "C" fn $name<F: Family>(cq: *mut ibv_cq_ex) -> $ty {
+            // SAFETY: the caller's word: between start_poll and end_poll.
+            <$ty>::from(unsafe { current::<F>(cq) }.$field)
+        })*
+    };
+}
+
+reads! {
+    read_opcode(opcode) -> u32;
+    read_vendor_err(vendor_err) -> u32;
+    read_byte_len(byte_len) -> u32;
+    read_imm_data(imm_data) -> u32;
+    read_qp_num(qp_num) -> u32;
+    read_src_qp(src_qp) -> u32;
+    read_wc_flags(wc_flags) -> c_uint;
+    read_slid(slid) -> u32;
+    read_sl(sl) -> u8;
+    read_dlid_path_bits(dlid_path_bits) -> u8;
+}
+
+/// The polling functions of an extended CQ: those of `wc_flags`, and those that every one has.
+fn set_reads<F: Family>(cq: &mut ibv_cq_ex, wc_flags: u64) {
+    cq.start_poll = Some(start_poll::<F>);
+    cq.next_poll = Some(next_poll::<F>);
+    cq.end_poll = Some(end_poll::<F>);
+    cq.read_opcode = Some(read_opcode::<F>);
+    cq.read_vendor_err = Some(read_vendor_err::<F>);
+    cq.read_wc_flags = Some(read_wc_flags::<F>);
+    let wants = |flag: u32| wc_flags & u64::from(flag) != 0;
+    cq.read_byte_len = wants(IBV_WC_EX_WITH_BYTE_LEN).then_some(read_byte_len::<F>);
+    cq.read_imm_data = wants(IBV_WC_EX_WITH_IMM).then_some(read_imm_data::<F>);
+    cq.read_qp_num = wants(IBV_WC_EX_WITH_QP_NUM).then_some(read_qp_num::<F>);
+    cq.read_src_qp = wants(IBV_WC_EX_WITH_SRC_QP).then_some(read_src_qp::<F>);
+    cq.read_slid = wants(IBV_WC_EX_WITH_SLID).then_some(read_slid::<F>);
+    cq.read_sl = wants(IBV_WC_EX_WITH_SL).then_some(read_sl::<F>);
+    cq.read_dlid_path_bits = wants(IBV_WC_EX_WITH_DLID_PATH_BITS).then_some(read_dlid_path_bits::<F>);
+}

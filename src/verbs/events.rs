@@ -1,0 +1,66 @@
+//! Waiting, in a destroy verb, until the application acknowledged every event of the object.
+//!
+//! The kernel's answer to a destroy tells how many events it gave out. The C object is the event's element: freeing it
+//! before `ibv_ack_*` would leave the acknowledging thread with a dangling pointer (ibv_get_async_event(3),
+//! ibv_get_cq_event(3)).
+#![allow(unsafe_code, reason = "pthread objects and counters inside C's objects")]
+
+use libc::{pthread_cond_t, pthread_mutex_t};
+
+use crate::abi::public::{ibv_cq, ibv_qp, ibv_srq};
+
+/// Waits until each counter equals what the kernel reported.
+///
+/// # Safety
+/// The mutex and the condition are initialised, the counters valid, and all of them stay so during the call.
+unsafe fn wait(mutex: *mut pthread_mutex_t, cond: *mut pthread_cond_t, counters: &[(*const u32, u32)]) {
+    // SAFETY: the caller's word.
+    unsafe { libc::pthread_mutex_lock(mutex) };
+    while counters.iter().any(|&(counter, reported)| {
+        // SAFETY: the caller's word; the mutex is held, as by whoever acknowledges.
+        unsafe { counter.read_volatile() != reported }
+    }) {
+        // SAFETY: the mutex is held.
+        unsafe { libc::pthread_cond_wait(cond, mutex) };
+    }
+    // SAFETY: held since above.
+    unsafe { libc::pthread_mutex_unlock(mutex) };
+}
+
+/// The mutex, condition and counters of a C object.
+macro_rules! wait {
+    ($object:expr, $($counter:ident = $reported:expr),*) => {{
+        // SAFETY: a live object, by the caller's word; addresses only.
+        let mutex = unsafe { &raw mut (*$object).mutex };
+        // SAFETY: as above.
+        let cond = unsafe { &raw mut (*$object).cond };
+        // SAFETY: as above.
+        let counters = [$((unsafe { &raw const (*$object).$counter }, $reported)),*];
+        // SAFETY: as above.
+        unsafe { wait(mutex, cond, &counters) }
+    }};
+}
+
+/// Waits for a CQ's completion events and async events.
+///
+/// # Safety
+/// `cq` is a live CQ that libibverbs initialised.
+pub(crate) unsafe fn wait_cq(cq: *mut ibv_cq, comp: u32, r#async: u32) {
+    wait!(cq, comp_events_completed = comp, async_events_completed = r#async);
+}
+
+/// Waits for a QP's async events.
+///
+/// # Safety
+/// `qp` is a live QP.
+pub(crate) unsafe fn wait_qp(qp: *mut ibv_qp, reported: u32) {
+    wait!(qp, events_completed = reported);
+}
+
+/// Waits for an SRQ's async events.
+///
+/// # Safety
+/// `srq` is a live SRQ.
+pub(crate) unsafe fn wait_srq(srq: *mut ibv_srq, reported: u32) {
+    wait!(srq, events_completed = reported);
+}

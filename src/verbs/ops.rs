@@ -1,0 +1,53 @@
+//! The operations of a family's contexts.
+//!
+//! What is not named here is left to libibverbs, which answers `EOPNOTSUPP` for it (`ENOSYS` in older releases): XRC domains,
+//! flows, work queues, device memory, counters, thread and parent domains, null MRs, imports.
+
+use super::{context, cq, memory, qp, query, srq};
+use crate::abi::ops::Ops;
+use crate::family::Family;
+
+/// The table for family `F`.
+pub(crate) fn table<F: Family>() -> Ops {
+    Ops {
+        advise_mr: Some(memory::advise_mr::<F>),
+        alloc_mw: Some(memory::alloc_mw::<F>),
+        alloc_pd: Some(memory::alloc_pd::<F>),
+        async_event: Some(context::async_event::<F>),
+        attach_mcast: Some(qp::attach_mcast::<F>),
+        bind_mw: Some(memory::bind_mw::<F>),
+        create_ah: Some(memory::create_ah::<F>),
+        create_cq: Some(cq::create_cq::<F>),
+        create_cq_ex: Some(cq::create_cq_ex::<F>),
+        create_qp: Some(qp::create_qp::<F>),
+        create_qp_ex: Some(qp::create_qp_ex::<F>),
+        create_srq: Some(srq::create_srq::<F>),
+        create_srq_ex: Some(srq::create_srq_ex::<F>),
+        dealloc_mw: Some(memory::dealloc_mw::<F>),
+        dealloc_pd: Some(memory::dealloc_pd::<F>),
+        dereg_mr: Some(memory::dereg_mr::<F>),
+        destroy_ah: Some(memory::destroy_ah::<F>),
+        destroy_cq: Some(cq::destroy_cq::<F>),
+        destroy_qp: Some(qp::destroy_qp::<F>),
+        destroy_srq: Some(srq::destroy_srq::<F>),
+        detach_mcast: Some(qp::detach_mcast::<F>),
+        free_context: Some(context::free_context::<F>),
+        modify_cq: Some(cq::modify_cq::<F>),
+        modify_qp: Some(qp::modify_qp::<F>),
+        modify_srq: Some(srq::modify_srq::<F>),
+        poll_cq: Some(cq::poll_cq::<F>),
+        post_recv: Some(qp::post_recv::<F>),
+        post_send: Some(qp::post_send::<F>),
+        post_srq_recv: Some(srq::post_srq_recv::<F>),
+        query_device_ex: Some(query::query_device_ex::<F>),
+        query_port: Some(query::query_port::<F>),
+        query_qp: Some(qp::query_qp::<F>),
+        query_srq: Some(srq::query_srq::<F>),
+        reg_dmabuf_mr: Some(memory::reg_dmabuf_mr::<F>),
+        reg_mr: Some(memory::reg_mr::<F>),
+        req_notify_cq: Some(cq::req_notify_cq::<F>),
+        rereg_mr: Some(memory::rereg_mr::<F>),
+        resize_cq: Some(cq::resize_cq::<F>),
+        ..Ops::NONE
+    }
+}

@@ -1,0 +1,623 @@
+//! Queue pairs: life, state, posting, and the `ibv_wr_*` builders.
+#![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
+
+use libc::{c_int, c_void, size_t};
+
+use super::attr;
+use super::cast::{self, Fresh, WrObjects, non_null};
+use super::context::{self, Context, Kind};
+use super::memory::{cx_of, handle_of};
+use super::{events, guard};
+use crate::abi::layout::Layout;
+use crate::abi::public::*;
+use crate::abi::wr::{self, InlineData, RecvWrs, SendWrs, UserBytes};
+use crate::error::{Errno, Error, Step as _};
+use crate::family::{Family, QpRequest, QueuePair, Refused, SendBuilder as _, SendOp};
+use crate::uapi::{self, CmdFd, Handle, Udata};
+
+/// C's `struct verbs_qp` in any layout: the words behind the builders hold `comp_mask` and `xrcd` at places that differ.
+#[repr(C)]
+pub(crate) struct QpHead {
+    pub(crate) ex: ibv_qp_ex,
+    tail: [u64; 2],
+}
+
+/// `verbs_qp.comp_mask`: the QP has the `ibv_wr_*` builders.
+const VERBS_QP_EX: u32 = 1 << 1;
+
+/// Our part of a QP.
+#[derive(Debug)]
+pub(crate) struct Qp<F: Family> {
+    fd: CmdFd,
+    handle: Handle,
+    pub(crate) queues: F::Qp,
+}
+
+/// Our part of the QP at `qp`.
+///
+/// # Safety
+/// `qp` is a live QP of family `F`.
+#[inline(always)]
+pub(crate) unsafe fn ours<'a, F: Family>(qp: *mut ibv_qp) -> &'a Qp<F> {
+    // SAFETY: the caller's word.
+    unsafe { cast::body::<QpHead, Qp<F>>(qp.cast()) }
+}
+
+/// A field of a C object that nobody writes meanwhile, or only the thread that reads it.
+macro_rules! field {
+    ($object:ident.$field:ident) => {
+        // SAFETY: a live object, by the caller's word; a single field is copied.
+        unsafe { (*$object).$field }
+    };
+}
+
+/// What both create verbs ask for.
+struct Init {
+    qp_context: *mut c_void,
+    pd: *mut ibv_pd,
+    send_cq: *mut ibv_cq,
+    recv_cq: *mut ibv_cq,
+    srq: *mut ibv_srq,
+    qp_type: u32,
+    sq_sig_all: bool,
+    send_ops_flags: Option<u64>,
+}
+
+unsafe fn create<F: Family>(
+    cx: &Context<F>,
+    context: *mut ibv_context,
+    init: &Init,
+    cap: &mut ibv_qp_cap,
+) -> Result<*mut ibv_qp, Error> {
+    if !matches!(init.qp_type, IBV_QPT_RC | IBV_QPT_UC | IBV_QPT_UD) {
+        return Err(Error::new("check the QP type", Errno::EOPNOTSUPP));
+    }
+    let (pd, send_cq, recv_cq) = (
+        non_null(init.pd, "check the PD")?,
+        non_null(init.send_cq, "check the send CQ")?,
+        non_null(init.recv_cq, "check the receive CQ")?,
+    );
+    let fresh = Fresh::<QpHead, Qp<F>>::new()?;
+    let mut request = QpRequest {
+        qp_type: init.qp_type,
+        pd: handle_of!(pd),
+        send_cq: handle_of!(send_cq),
+        recv_cq: handle_of!(recv_cq),
+        srq: if init.srq.is_null() { None } else { Some(handle_of!(init.srq)) },
+        cap: *cap,
+        sq_sig_all: init.sq_sig_all,
+        user_handle: fresh.user_handle(),
+    };
+    let (created, qp_num) = cx.family.create_qp(&cx.device, &mut request)?;
+    *cap = request.cap;
+    // SAFETY: ours until `finish`, nobody else has the address.
+    let head = unsafe { &mut *fresh.head() };
+    // libibverbs fills in nothing of a QP.
+    let qp = &mut head.ex.qp_base;
+    qp.context = context;
+    qp.qp_context = init.qp_context;
+    qp.pd = pd;
+    qp.send_cq = send_cq;
+    qp.recv_cq = recv_cq;
+    qp.srq = init.srq;
+    qp.handle = created.handle.0;
+    qp.qp_num = qp_num;
+    qp.state = IBV_QPS_RESET;
+    qp.qp_type = init.qp_type;
+    qp.mutex = libc::PTHREAD_MUTEX_INITIALIZER;
+    qp.cond = libc::PTHREAD_COND_INITIALIZER;
+    if let Some(flags) = init.send_ops_flags {
+        set_builders::<F>(&mut head.ex, flags);
+        // SAFETY: `head` is a whole QpHead.
+        unsafe { set_comp_mask(fresh.head(), cx.host.layout(), VERBS_QP_EX) };
+    }
+    let head = fresh.finish(Qp { fd: cx.device.fd, handle: created.handle, queues: created.object });
+    cx.add(Kind::Qp, head);
+    Ok(head.cast())
+}
+
+/// Writes `verbs_qp.comp_mask` where this libibverbs keeps it. In the older layouts that is over a builder's slot which
+/// they do not have; `set_builders` leaves it empty since [`missing_builders`] refused its flag.
+unsafe fn set_comp_mask(head: *mut QpHead, layout: &Layout, value: u32) {
+    let offset = layout.comp_mask();
+    if offset + size_of::<u32>() <= size_of::<QpHead>() {
+        // SAFETY: the caller's word and the test above.
+        let at = unsafe { head.cast::<u8>().add(offset) };
+        // SAFETY: as above; every layout keeps it at a multiple of 8.
+        unsafe { at.cast::<u32>().write(value) };
+    }
+}
+
+/// Builders that this libibverbs has no slot for.
+fn missing_builders(layout: &Layout) -> u64 {
+    let mut missing = 0;
+    if !layout.has_wr_atomic_write() {
+        missing |= IBV_QP_EX_WITH_ATOMIC_WRITE;
+    }
+    if !layout.has_wr_flush() {
+        missing |= IBV_QP_EX_WITH_FLUSH;
+    }
+    u64::from(missing)
+}
+
+/// `create_qp`.
+///
+/// # Safety
+/// ibv_create_qp(3), by libibverbs, for a PD of family `F`.
+pub(crate) unsafe extern "C" fn create_qp<F: Family>(
+    pd: *mut ibv_pd,
+    attr: *mut ibv_qp_init_attr,
+) -> *mut ibv_qp {
+    guard::pointer_of("ibv_create_qp", || {
+        // SAFETY: the caller's word; the caller alone reads and writes it.
+        let attr = unsafe { &mut *non_null(attr, "check the arguments")? };
+        let init = Init {
+            qp_context: attr.qp_context,
+            pd,
+            send_cq: attr.send_cq,
+            recv_cq: attr.recv_cq,
+            srq: attr.srq,
+            qp_type: attr.qp_type,
+            sq_sig_all: attr.sq_sig_all != 0,
+            send_ops_flags: None,
+        };
+        let cx = cx_of!(F, pd);
+        // SAFETY: the caller's word.
+        let context = unsafe { (*pd).context };
+        // SAFETY: as above.
+        unsafe { create::<F>(cx, context, &init, &mut attr.cap) }
+    })
+}
+
+/// `create_qp_ex`.
+///
+/// # Safety
+/// ibv_create_qp_ex(3), for a context of family `F`.
+pub(crate) unsafe extern "C" fn create_qp_ex<F: Family>(
+    context: *mut ibv_context,
+    attr: *mut ibv_qp_init_attr_ex,
+) -> *mut ibv_qp {
+    guard::pointer_of("ibv_create_qp_ex", || {
+        // SAFETY: the caller's word; the caller alone reads and writes it.
+        let attr = unsafe { &mut *non_null(attr, "check the arguments")? };
+        // SAFETY: the caller's word.
+        let cx = unsafe { context::of::<F>(context) };
+        let unsupported = Err(Error::new("check the QP's comp_mask and flags", Errno::EOPNOTSUPP));
+        let known = IBV_QP_INIT_ATTR_PD | IBV_QP_INIT_ATTR_CREATE_FLAGS | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
+        let has = |bit: u32| attr.comp_mask & bit != 0;
+        if attr.comp_mask & !known != 0 || (has(IBV_QP_INIT_ATTR_CREATE_FLAGS) && attr.create_flags != 0) {
+            return unsupported;
+        }
+        if !has(IBV_QP_INIT_ATTR_PD) {
+            return Err(Error::new("find the QP's PD", Errno::EINVAL));
+        }
+        let send_ops_flags = has(IBV_QP_INIT_ATTR_SEND_OPS_FLAGS).then_some(attr.send_ops_flags);
+        if let Some(flags) = send_ops_flags {
+            let possible = cx.family.send_ops(&cx.device, attr.qp_type) & !missing_builders(cx.host.layout());
+            if possible == 0 || flags & !possible != 0 {
+                return unsupported;
+            }
+        }
+        let init = Init {
+            qp_context: attr.qp_context,
+            pd: attr.pd,
+            send_cq: attr.send_cq,
+            recv_cq: attr.recv_cq,
+            srq: attr.srq,
+            qp_type: attr.qp_type,
+            sq_sig_all: attr.sq_sig_all != 0,
+            send_ops_flags,
+        };
+        // SAFETY: the caller's word.
+        unsafe { create::<F>(cx, context, &init, &mut attr.cap) }
+    })
+}
+
+/// `modify_qp`.
+///
+/// # Safety
+/// ibv_modify_qp(3), by libibverbs, for a QP of family `F`.
+pub(crate) unsafe extern "C" fn modify_qp<F: Family>(
+    qp: *mut ibv_qp,
+    attr: *mut ibv_qp_attr,
+    mask: c_int,
+) -> c_int {
+    guard::errno_of("ibv_modify_qp", || {
+        let attr = non_null(attr, "check the arguments")?;
+        let mask = mask.cast_unsigned();
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(qp) };
+        // SAFETY: the caller's word. Headers before rate_limit was added make the struct shorter: it is only read when asked for.
+        let rate_limit = if mask & IBV_QP_RATE_LIMIT != 0 { unsafe { (*attr).rate_limit } } else { 0 };
+        // SAFETY: the caller's word: all fields that any mask of this libibverbs can name.
+        let command = unsafe { attr::modify_command(ours.handle, &*attr, mask) };
+        if mask & IBV_QP_RATE_LIMIT != 0 {
+            let command = uapi::wire::ExModifyQp { base: command, rate_limit, reserved: 0 };
+            uapi::qp::modify_ex(ours.fd, &command, Udata::none()).step("modify the QP")?;
+        } else {
+            uapi::qp::modify(ours.fd, &command, Udata::none()).step("modify the QP")?;
+        }
+        if mask & IBV_QP_STATE != 0 {
+            ours.queues.entered(u32::from(command.qp_state));
+        }
+        Ok(())
+    })
+}
+
+/// `query_qp`.
+///
+/// # Safety
+/// ibv_query_qp(3), by libibverbs, for a QP of family `F`.
+pub(crate) unsafe extern "C" fn query_qp<F: Family>(
+    qp: *mut ibv_qp,
+    attr: *mut ibv_qp_attr,
+    mask: c_int,
+    init_attr: *mut ibv_qp_init_attr,
+) -> c_int {
+    guard::errno_of("ibv_query_qp", || {
+        let attr = non_null(attr, "check the arguments")?;
+        let init_attr = non_null(init_attr, "check the arguments")?;
+        let mask = mask.cast_unsigned();
+        if mask & IBV_QP_RATE_LIMIT != 0 {
+            return Err(Error::new("check the attribute mask", Errno::EOPNOTSUPP));
+        }
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(qp) };
+        let resp = uapi::qp::query(ours.fd, ours.handle, mask).step("query the QP")?;
+        // SAFETY: the caller's word: its own struct.
+        attr::fill_qp_attr(unsafe { &mut *attr }, &resp);
+        let (qp_context, send_cq) = (field!(qp.qp_context), field!(qp.send_cq));
+        let (recv_cq, srq, qp_type) = (field!(qp.recv_cq), field!(qp.srq), field!(qp.qp_type));
+        let cap = attr::cap_of(&resp);
+        let sq_sig_all = c_int::from(resp.sq_sig_all);
+        // SAFETY: the caller's word: its own struct.
+        unsafe {
+            init_attr.write(ibv_qp_init_attr { qp_context, send_cq, recv_cq, srq, cap, qp_type, sq_sig_all })
+        };
+        if mask & IBV_QP_STATE != 0 {
+            ours.queues.entered(u32::from(resp.qp_state));
+        }
+        Ok(())
+    })
+}
+
+/// `destroy_qp`.
+///
+/// # Safety
+/// ibv_destroy_qp(3), by libibverbs, for a QP of family `F`.
+pub(crate) unsafe extern "C" fn destroy_qp<F: Family>(qp: *mut ibv_qp) -> c_int {
+    guard::errno_of("ibv_destroy_qp", || {
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(qp) };
+        let cx = cx_of!(F, qp);
+        match uapi::qp::destroy(ours.fd, ours.handle) {
+            // SAFETY: initialised in `create`.
+            Ok(reported) => unsafe { events::wait_qp(qp, reported) },
+            // The kernel already gave it up, and counts no events any more.
+            Err(Errno::EIO) => {}
+            Err(errno) => return Err(Error::new("destroy the QP", errno)),
+        }
+        cx.remove(Kind::Qp, qp);
+        // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
+        unsafe { cast::free::<QpHead, Qp<F>>(qp.cast()) };
+        Ok(())
+    })
+}
+
+/// `attach_mcast`.
+///
+/// # Safety
+/// ibv_attach_mcast(3), by libibverbs, for a QP of family `F`.
+pub(crate) unsafe extern "C" fn attach_mcast<F: Family>(
+    qp: *mut ibv_qp,
+    gid: *const ibv_gid,
+    lid: u16,
+) -> c_int {
+    guard::errno_of("ibv_attach_mcast", || {
+        // SAFETY: the caller's word; plain bytes.
+        let gid = unsafe { *non_null(gid.cast_mut(), "check the arguments")? };
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(qp) };
+        uapi::qp::attach_mcast(ours.fd, ours.handle, gid.raw, lid).step("attach the QP to the group")
+    })
+}
+
+/// `detach_mcast`.
+///
+/// # Safety
+/// ibv_detach_mcast(3), by libibverbs, for a QP of family `F`.
+pub(crate) unsafe extern "C" fn detach_mcast<F: Family>(
+    qp: *mut ibv_qp,
+    gid: *const ibv_gid,
+    lid: u16,
+) -> c_int {
+    guard::errno_of("ibv_detach_mcast", || {
+        // SAFETY: the caller's word; plain bytes.
+        let gid = unsafe { *non_null(gid.cast_mut(), "check the arguments")? };
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(qp) };
+        super::memory::destroyed(
+            uapi::qp::detach_mcast(ours.fd, ours.handle, gid.raw, lid),
+            "detach the QP from the group",
+        )
+    })
+}
+
+/// A post's return value; `bad_wr` is written on failure only.
+///
+/// # Safety
+/// `bad_wr` is NULL or may be written.
+#[inline(always)]
+pub(crate) unsafe fn answer<W>(result: Result<(), Refused<W>>, bad_wr: *mut *mut W) -> c_int {
+    match result {
+        Ok(()) => 0,
+        Err(refused) => {
+            if !bad_wr.is_null() {
+                // SAFETY: the caller's word.
+                unsafe { bad_wr.write(refused.wr) };
+            }
+            guard::set_errno(refused.errno);
+            refused.errno.get()
+        }
+    }
+}
+
+/// `post_send`.
+///
+/// # Safety
+/// ibv_post_send(3), for a QP of family `F`.
+pub(crate) unsafe extern "C" fn post_send<F: Family>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_send_wr,
+    bad_wr: *mut *mut ibv_send_wr,
+) -> c_int {
+    if wr.is_null() || bad_wr.is_null() {
+        return refuse_null(bad_wr);
+    }
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(qp) };
+    // SAFETY: the caller's word: a valid list.
+    let wrs = unsafe { SendWrs::from_ptr(wr) };
+    // SAFETY: the caller's word: what the list names is alive.
+    let objects = unsafe { WrObjects::<F>::new() };
+    // SAFETY: not NULL, the caller's to be written.
+    unsafe { answer(ours.queues.post_send(wrs, objects), bad_wr) }
+}
+
+/// `post_recv`.
+///
+/// # Safety
+/// ibv_post_recv(3), for a QP of family `F`.
+pub(crate) unsafe extern "C" fn post_recv<F: Family>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_recv_wr,
+    bad_wr: *mut *mut ibv_recv_wr,
+) -> c_int {
+    if wr.is_null() || bad_wr.is_null() {
+        return refuse_null(bad_wr);
+    }
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(qp) };
+    // SAFETY: the caller's word: a valid list.
+    let wrs = unsafe { RecvWrs::from_ptr(wr) };
+    // SAFETY: not NULL, the caller's to be written.
+    unsafe { answer(ours.queues.post_recv(wrs), bad_wr) }
+}
+
+#[cold]
+fn refuse_null<W>(bad_wr: *mut *mut W) -> c_int {
+    if !bad_wr.is_null() {
+        // SAFETY: the caller of the post gives it to be written.
+        unsafe { bad_wr.write(core::ptr::null_mut()) };
+    }
+    guard::set_errno(Errno::EINVAL);
+    libc::EINVAL
+}
+
+// The builders. `wr_start` takes the send queue's lock and `wr_complete` or `wr_abort` gives it back, on the same thread
+// (ibv_wr_post(3)); in between the send queue belongs to that thread.
+
+/// The send queue of a QP under construction of work requests.
+#[inline(always)]
+unsafe fn held<'a, F: Family>(qp: *mut ibv_qp_ex) -> &'a mut <F::Qp as QueuePair>::Sq {
+    // SAFETY: the caller's word: a live QP of family F.
+    let ours = unsafe { ours::<F>(qp.cast()) };
+    // SAFETY: the caller's word: between wr_start and its end, on the thread that holds the lock.
+    unsafe { ours.queues.send_queue().held() }
+}
+
+unsafe extern "C" fn wr_start<F: Family>(qp: *mut ibv_qp_ex) {
+    // SAFETY: the caller's word.
+    let queue = unsafe { ours::<F>(qp.cast()) }.queues.send_queue();
+    queue.acquire();
+    // SAFETY: acquired just now.
+    unsafe { queue.held() }.start();
+}
+
+unsafe extern "C" fn wr_complete<F: Family>(qp: *mut ibv_qp_ex) -> c_int {
+    // SAFETY: the caller's word.
+    let queue = unsafe { ours::<F>(qp.cast()) }.queues.send_queue();
+    // SAFETY: held since wr_start.
+    let result = unsafe { queue.held() }.complete();
+    // SAFETY: as above; this ends it.
+    unsafe { queue.release() };
+    match result {
+        Ok(()) => 0,
+        Err(errno) => {
+            guard::set_errno(errno);
+            errno.get()
+        }
+    }
+}
+
+unsafe extern "C" fn wr_abort<F: Family>(qp: *mut ibv_qp_ex) {
+    // SAFETY: the caller's word.
+    let queue = unsafe { ours::<F>(qp.cast()) }.queues.send_queue();
+    // SAFETY: held since wr_start.
+    unsafe { queue.held() }.abort();
+    // SAFETY: as above; this ends it.
+    unsafe { queue.release() };
+}
+
+/// One operation, with the `wr_id` and `wr_flags` that the application left in the QP.
+#[inline(always)]
+unsafe fn operation<F: Family>(qp: *mut ibv_qp_ex, op: SendOp) {
+    let (wr_id, wr_flags) = (field!(qp.wr_id), field!(qp.wr_flags));
+    // SAFETY: the caller's word.
+    unsafe { held::<F>(qp) }.operation(wr_id, wr_flags, op);
+}
+
+macro_rules! builders {
+    ($($name:ident($($arg:ident: $ty:ty),*) => $op:expr;)*) => {
+        $(unsafe extern "C" fn $name<F: Family>(qp: *mut ibv_qp_ex, $($arg: $ty),*) {
+            // SAFETY: ibv_wr_post(3): between wr_start and its end.
+            unsafe { operation::<F>(qp, $op) }
+        })*
+    };
+}
+
+builders! {
+    wr_send() => SendOp::Send;
+    wr_send_imm(imm_data: u32) => SendOp::SendImm { imm_data };
+    wr_send_inv(invalidate_rkey: u32) => SendOp::SendInv { invalidate_rkey };
+    wr_rdma_write(rkey: u32, remote_addr: u64) => SendOp::Write { rkey, remote_addr };
+    wr_rdma_write_imm(rkey: u32, remote_addr: u64, imm_data: u32) => SendOp::WriteImm { rkey, remote_addr, imm_data };
+    wr_rdma_read(rkey: u32, remote_addr: u64) => SendOp::Read { rkey, remote_addr };
+    wr_atomic_cmp_swp(rkey: u32, remote_addr: u64, compare: u64, swap: u64)
+        => SendOp::CmpSwp { rkey, remote_addr, compare, swap };
+    wr_atomic_fetch_add(rkey: u32, remote_addr: u64, add: u64) => SendOp::FetchAdd { rkey, remote_addr, add };
+    wr_local_inv(invalidate_rkey: u32) => SendOp::LocalInv { invalidate_rkey };
+    wr_flush(rkey: u32, remote_addr: u64, length: size_t, r#type: u8, level: u8)
+        => SendOp::Flush { rkey, remote_addr, length, r#type, level };
+}
+
+unsafe extern "C" fn wr_atomic_write<F: Family>(
+    qp: *mut ibv_qp_ex,
+    rkey: u32,
+    remote_addr: u64,
+    atomic_wr: *const c_void,
+) {
+    if atomic_wr.is_null() {
+        // SAFETY: the caller's word.
+        return unsafe { held::<F>(qp) }.refuse(Errno::EINVAL);
+    }
+    // SAFETY: ibv_wr_atomic_write takes 8 bytes at any alignment.
+    let data = unsafe { atomic_wr.cast::<[u8; 8]>().read_unaligned() };
+    // SAFETY: the caller's word.
+    unsafe { operation::<F>(qp, SendOp::AtomicWrite { rkey, remote_addr, data }) }
+}
+
+unsafe extern "C" fn wr_bind_mw<F: Family>(
+    qp: *mut ibv_qp_ex,
+    mw: *mut ibv_mw,
+    rkey: u32,
+    info: *const ibv_mw_bind_info,
+) {
+    use crate::family::Objects as _;
+    // SAFETY: the caller's word: the objects are alive.
+    let objects = unsafe { WrObjects::<F>::new() };
+    // SAFETY: the caller's word; plain data.
+    let info = (!info.is_null()).then(|| unsafe { *info });
+    let keys = info.and_then(|info| Some((info, objects.mw_rkey(mw)?, objects.mr_lkey(info.mr)?)));
+    let Some((info, mw_rkey, mr_lkey)) = keys else {
+        // SAFETY: the caller's word.
+        return unsafe { held::<F>(qp) }.refuse(Errno::EINVAL);
+    };
+    let op = SendOp::BindMw {
+        mw_rkey,
+        rkey,
+        addr: info.addr,
+        length: info.length,
+        mr_lkey,
+        access: info.mw_access_flags,
+    };
+    // SAFETY: the caller's word.
+    unsafe { operation::<F>(qp, op) }
+}
+
+unsafe extern "C" fn wr_set_ud_addr<F: Family>(
+    qp: *mut ibv_qp_ex,
+    ah: *mut ibv_ah,
+    remote_qpn: u32,
+    remote_qkey: u32,
+) {
+    use crate::family::Objects as _;
+    // SAFETY: the caller's word: the AH is alive.
+    let objects = unsafe { WrObjects::<F>::new() };
+    // SAFETY: the caller's word.
+    let sq = unsafe { held::<F>(qp) };
+    match objects.ah(ah) {
+        Some(ah) => F::Qp::set_ud_addr(sq, ah, remote_qpn, remote_qkey),
+        None => sq.refuse(Errno::EINVAL),
+    }
+}
+
+unsafe extern "C" fn wr_set_sge<F: Family>(qp: *mut ibv_qp_ex, lkey: u32, addr: u64, length: u32) {
+    // SAFETY: the caller's word.
+    unsafe { held::<F>(qp) }.set_sge(ibv_sge { addr, length, lkey });
+}
+
+unsafe extern "C" fn wr_set_sge_list<F: Family>(
+    qp: *mut ibv_qp_ex,
+    num_sge: size_t,
+    sg_list: *const ibv_sge,
+) {
+    // SAFETY: the caller's word.
+    let sq = unsafe { held::<F>(qp) };
+    let count = c_int::try_from(num_sge).unwrap_or(-1);
+    // SAFETY: the caller's word: `num_sge` entries.
+    match unsafe { wr::sge_list(sg_list, count) } {
+        Ok(list) => sq.set_sge_list(list),
+        Err(errno) => sq.refuse(errno),
+    }
+}
+
+unsafe extern "C" fn wr_set_inline_data<F: Family>(qp: *mut ibv_qp_ex, addr: *mut c_void, length: size_t) {
+    // SAFETY: the caller's word.
+    let sq = unsafe { held::<F>(qp) };
+    if addr.is_null() && length != 0 {
+        return sq.refuse(Errno::EINVAL);
+    }
+    // SAFETY: the caller's word: `length` bytes, readable until the call returns.
+    let data = unsafe { UserBytes::new(addr.cast_const().cast(), length) };
+    sq.set_inline_data(&InlineData::one(data));
+}
+
+unsafe extern "C" fn wr_set_inline_data_list<F: Family>(
+    qp: *mut ibv_qp_ex,
+    num_buf: size_t,
+    list: *const ibv_data_buf,
+) {
+    // SAFETY: the caller's word.
+    let sq = unsafe { held::<F>(qp) };
+    // SAFETY: the caller's word: `num_buf` entries and their bytes.
+    match unsafe { InlineData::from_bufs(list, num_buf) } {
+        Ok(data) => sq.set_inline_data(&data),
+        Err(errno) => sq.refuse(errno),
+    }
+}
+
+/// The builders of an extended QP: those of `flags`, and those that every one has.
+fn set_builders<F: Family>(qp: &mut ibv_qp_ex, flags: u64) {
+    let has = |flag: u32| flags & u64::from(flag) != 0;
+    qp.wr_atomic_cmp_swp = has(IBV_QP_EX_WITH_ATOMIC_CMP_AND_SWP).then_some(wr_atomic_cmp_swp::<F>);
+    qp.wr_atomic_fetch_add = has(IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD).then_some(wr_atomic_fetch_add::<F>);
+    qp.wr_bind_mw = has(IBV_QP_EX_WITH_BIND_MW).then_some(wr_bind_mw::<F>);
+    qp.wr_local_inv = has(IBV_QP_EX_WITH_LOCAL_INV).then_some(wr_local_inv::<F>);
+    qp.wr_rdma_read = has(IBV_QP_EX_WITH_RDMA_READ).then_some(wr_rdma_read::<F>);
+    qp.wr_rdma_write = has(IBV_QP_EX_WITH_RDMA_WRITE).then_some(wr_rdma_write::<F>);
+    qp.wr_rdma_write_imm = has(IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM).then_some(wr_rdma_write_imm::<F>);
+    qp.wr_send = has(IBV_QP_EX_WITH_SEND).then_some(wr_send::<F>);
+    qp.wr_send_imm = has(IBV_QP_EX_WITH_SEND_WITH_IMM).then_some(wr_send_imm::<F>);
+    qp.wr_send_inv = has(IBV_QP_EX_WITH_SEND_WITH_INV).then_some(wr_send_inv::<F>);
+    qp.wr_atomic_write = has(IBV_QP_EX_WITH_ATOMIC_WRITE).then_some(wr_atomic_write::<F>);
+    qp.wr_flush = has(IBV_QP_EX_WITH_FLUSH).then_some(wr_flush::<F>);
+    qp.wr_set_ud_addr = Some(wr_set_ud_addr::<F>);
+    qp.wr_set_inline_data = Some(wr_set_inline_data::<F>);
+    qp.wr_set_inline_data_list = Some(wr_set_inline_data_list::<F>);
+    qp.wr_set_sge = Some(wr_set_sge::<F>);
+    qp.wr_set_sge_list = Some(wr_set_sge_list::<F>);
+    qp.wr_start = Some(wr_start::<F>);
+    qp.wr_complete = Some(wr_complete::<F>);
+    qp.wr_abort = Some(wr_abort::<F>);
+}

@@ -1,0 +1,193 @@
+//! Shared receive queues.
+#![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
+
+use libc::{c_int, c_void};
+
+use super::cast::{self, Fresh, non_null};
+use super::context::{self, Kind};
+use super::memory::{cx_of, handle_of};
+use super::{events, guard};
+use crate::abi::public::*;
+use crate::abi::wr::RecvWrs;
+use crate::error::{Errno, Error, Step as _};
+use crate::family::{Family, SharedReceiveQueue as _, SrqRequest};
+use crate::uapi::{self, CmdFd, Handle};
+
+/// Our part of an SRQ.
+#[derive(Debug)]
+pub(crate) struct Srq<F: Family> {
+    fd: CmdFd,
+    handle: Handle,
+    queue: F::Srq,
+}
+
+#[inline(always)]
+unsafe fn ours<'a, F: Family>(srq: *mut ibv_srq) -> &'a Srq<F> {
+    // SAFETY: the caller's word: a live SRQ of family F.
+    unsafe { cast::body::<verbs_srq, Srq<F>>(srq.cast()) }
+}
+
+unsafe fn create<F: Family>(
+    context: *mut ibv_context,
+    pd: *mut ibv_pd,
+    srq_context: *mut c_void,
+    attr: &mut ibv_srq_attr,
+) -> Result<*mut ibv_srq, Error> {
+    // SAFETY: the caller's word.
+    let cx = unsafe { context::of::<F>(context) };
+    let pd = non_null(pd, "check the PD")?;
+    let fresh = Fresh::<verbs_srq, Srq<F>>::new()?;
+    let mut request = SrqRequest {
+        pd: handle_of!(pd),
+        max_wr: attr.max_wr,
+        max_sge: attr.max_sge,
+        srq_limit: attr.srq_limit,
+        user_handle: fresh.user_handle(),
+    };
+    let (created, srq_num) = cx.family.create_srq(&cx.device, &mut request)?;
+    attr.max_wr = request.max_wr;
+    attr.max_sge = request.max_sge;
+    // SAFETY: ours until `finish`, nobody else has the address.
+    let head = unsafe { &mut *fresh.head() };
+    // libibverbs fills these only for ibv_create_srq, not for the extended verb.
+    head.srq.context = context;
+    head.srq.srq_context = srq_context;
+    head.srq.pd = pd;
+    head.srq.handle = created.handle.0;
+    head.srq.mutex = libc::PTHREAD_MUTEX_INITIALIZER;
+    head.srq.cond = libc::PTHREAD_COND_INITIALIZER;
+    head.srq_type = IBV_SRQT_BASIC;
+    head.srq_num = srq_num;
+    let head = fresh.finish(Srq { fd: cx.device.fd, handle: created.handle, queue: created.object });
+    cx.add(Kind::Srq, head);
+    Ok(head.cast())
+}
+
+/// `create_srq`.
+///
+/// # Safety
+/// ibv_create_srq(3), by libibverbs, for a PD of family `F`.
+pub(crate) unsafe extern "C" fn create_srq<F: Family>(
+    pd: *mut ibv_pd,
+    attr: *mut ibv_srq_init_attr,
+) -> *mut ibv_srq {
+    guard::pointer_of("ibv_create_srq", || {
+        // SAFETY: the caller's word; the caller alone reads and writes it.
+        let attr = unsafe { &mut *non_null(attr, "check the arguments")? };
+        // SAFETY: the caller's word.
+        let context = unsafe { (*pd).context };
+        // SAFETY: as above.
+        unsafe { create::<F>(context, pd, attr.srq_context, &mut attr.attr) }
+    })
+}
+
+/// `create_srq_ex`: basic SRQs; XRC and tag matching are refused where the family has none.
+///
+/// # Safety
+/// ibv_create_srq_ex(3), for a context of family `F`.
+pub(crate) unsafe extern "C" fn create_srq_ex<F: Family>(
+    context: *mut ibv_context,
+    attr: *mut ibv_srq_init_attr_ex,
+) -> *mut ibv_srq {
+    guard::pointer_of("ibv_create_srq_ex", || {
+        // SAFETY: the caller's word; the caller alone reads and writes it.
+        let attr = unsafe { &mut *non_null(attr, "check the arguments")? };
+        let known = IBV_SRQ_INIT_ATTR_TYPE
+            | IBV_SRQ_INIT_ATTR_PD
+            | IBV_SRQ_INIT_ATTR_XRCD
+            | IBV_SRQ_INIT_ATTR_CQ
+            | IBV_SRQ_INIT_ATTR_TM;
+        let basic = attr.comp_mask & IBV_SRQ_INIT_ATTR_TYPE == 0 || attr.srq_type == IBV_SRQT_BASIC;
+        if attr.comp_mask & !known != 0 || !basic {
+            return Err(Error::new("check the SRQ's type and comp_mask", Errno::EOPNOTSUPP));
+        }
+        if attr.comp_mask & IBV_SRQ_INIT_ATTR_PD == 0 {
+            return Err(Error::new("find the SRQ's PD", Errno::EINVAL));
+        }
+        // SAFETY: the caller's word.
+        unsafe { create::<F>(context, attr.pd, attr.srq_context, &mut attr.attr) }
+    })
+}
+
+/// `modify_srq`.
+///
+/// # Safety
+/// ibv_modify_srq(3), by libibverbs, for an SRQ of family `F`.
+pub(crate) unsafe extern "C" fn modify_srq<F: Family>(
+    srq: *mut ibv_srq,
+    attr: *mut ibv_srq_attr,
+    mask: c_int,
+) -> c_int {
+    guard::errno_of("ibv_modify_srq", || {
+        // SAFETY: the caller's word; plain data.
+        let attr = unsafe { *non_null(attr, "check the arguments")? };
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(srq) };
+        let cx = cx_of!(F, srq);
+        cx.family.modify_srq(
+            &cx.device,
+            &ours.queue,
+            ours.handle,
+            attr.max_wr,
+            attr.srq_limit,
+            mask.cast_unsigned(),
+        )
+    })
+}
+
+/// `query_srq`.
+///
+/// # Safety
+/// ibv_query_srq(3), by libibverbs, for an SRQ of family `F`.
+pub(crate) unsafe extern "C" fn query_srq<F: Family>(srq: *mut ibv_srq, attr: *mut ibv_srq_attr) -> c_int {
+    guard::errno_of("ibv_query_srq", || {
+        let attr = non_null(attr, "check the arguments")?;
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(srq) };
+        let resp = uapi::srq::query(ours.fd, ours.handle).step("query the SRQ")?;
+        let answer = ibv_srq_attr { max_wr: resp.max_wr, max_sge: resp.max_sge, srq_limit: resp.srq_limit };
+        // SAFETY: the caller's word: room for one.
+        unsafe { attr.write(answer) };
+        Ok(())
+    })
+}
+
+/// `destroy_srq`.
+///
+/// # Safety
+/// ibv_destroy_srq(3), by libibverbs, for an SRQ of family `F`.
+pub(crate) unsafe extern "C" fn destroy_srq<F: Family>(srq: *mut ibv_srq) -> c_int {
+    guard::errno_of("ibv_destroy_srq", || {
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(srq) };
+        let cx = cx_of!(F, srq);
+        match uapi::srq::destroy(ours.fd, ours.handle) {
+            // SAFETY: initialised in `create`.
+            Ok(reported) => unsafe { events::wait_srq(srq, reported) },
+            // The kernel already gave it up, and counts no events any more.
+            Err(Errno::EIO) => {}
+            Err(errno) => return Err(Error::new("destroy the SRQ", errno)),
+        }
+        cx.remove(Kind::Srq, srq);
+        // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
+        unsafe { cast::free::<verbs_srq, Srq<F>>(srq.cast()) };
+        Ok(())
+    })
+}
+
+/// `post_srq_recv`.
+///
+/// # Safety
+/// ibv_post_srq_recv(3), for an SRQ of family `F`.
+pub(crate) unsafe extern "C" fn post_srq_recv<F: Family>(
+    srq: *mut ibv_srq,
+    wr: *mut ibv_recv_wr,
+    bad_wr: *mut *mut ibv_recv_wr,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(srq) };
+    // SAFETY: the caller's word: a valid list.
+    let wrs = unsafe { RecvWrs::from_ptr(wr) };
+    // SAFETY: the caller's word: `bad_wr` may be written.
+    unsafe { super::qp::answer(ours.queue.post_recv(wrs), bad_wr) }
+}
