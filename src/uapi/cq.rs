@@ -40,6 +40,11 @@ pub struct Cq {
     pub cqe: u32,
 }
 
+/// `ibv_cq::cqe` is an `int`.
+fn entries(cqe: u32) -> Result<u32, Errno> {
+    i32::try_from(cqe).map(|_| cqe).map_err(|_| Errno::EPROTO)
+}
+
 /// `ibv_create_cq`, `ibv_create_cq_ex`.
 ///
 /// # Errors
@@ -63,7 +68,7 @@ pub fn create(cmd: CmdFd, cq: &Create, drv: Udata<'_>) -> Result<Cq, Errno> {
         create.fd(ids::CREATE_CQ_EVENT_FD, fd);
     }
     let answer = create.udata(drv).call(cmd)?;
-    Ok(Cq { handle: answer.handle(ids::CREATE_CQ_HANDLE)?, cqe })
+    Ok(Cq { handle: answer.handle(ids::CREATE_CQ_HANDLE)?, cqe: entries(cqe)? })
 }
 
 /// `ibv_resize_cq`: the entries it has now.
@@ -73,7 +78,7 @@ pub fn create(cmd: CmdFd, cq: &Create, drv: Udata<'_>) -> Result<Cq, Errno> {
 pub fn resize(cmd: CmdFd, cq: Handle, cqe: u32, drv: Udata<'_>) -> Result<u32, Errno> {
     let req = ResizeCq { cq_handle: cq.0, cqe, ..ResizeCq::default() };
     let resp: ResizeCqResp = write::call(cmd, ids::write::RESIZE_CQ, &req, drv)?;
-    Ok(resp.cqe)
+    entries(resp.cqe)
 }
 
 /// `ibv_req_notify_cq`.

@@ -26,24 +26,29 @@ pub const CORE_SUPPORT_OPTIONAL_MR_ACCESS: u64 = 1;
 pub fn get_context(cmd: CmdFd, drv: Udata<'_>) -> Result<Context, Errno> {
     let (mut num_comp_vectors, mut core_support) = (0_u32, 0_u64);
     Command::new(ids::GET_CONTEXT)
-        .output(ids::GET_CONTEXT_NUM_COMP_VECTORS, &mut num_comp_vectors)
-        .output(ids::GET_CONTEXT_CORE_SUPPORT, &mut core_support)
+        .expect_output(ids::GET_CONTEXT_NUM_COMP_VECTORS, &mut num_comp_vectors)
+        .expect_output(ids::GET_CONTEXT_CORE_SUPPORT, &mut core_support)
         .udata(drv)
         .call(cmd)?;
     Ok(Context { num_comp_vectors, core_support })
 }
 
-/// What [`get_context`] answered whoever opened the context (`ibv_import_device`).
+/// What [`get_context`] answered whoever opened the context (`ibv_import_device`). `resp_uctx` takes the driver's answer,
+/// where the driver has one (mlx5; it is zeroed first); empty otherwise.
 ///
 /// # Errors
-/// The kernel's; `EPROTO`.
-pub fn query_context(cmd: CmdFd, drv: Udata<'_>) -> Result<Context, Errno> {
+/// The kernel's (`EOPNOTSUPP` where the driver cannot share a context, as rxe); `EPROTO`.
+pub fn query_context(cmd: CmdFd, resp_uctx: &mut [u8]) -> Result<Context, Errno> {
     let (mut num_comp_vectors, mut core_support) = (0_u32, 0_u64);
-    Command::new(ids::QUERY_CONTEXT)
-        .output(ids::QUERY_CONTEXT_NUM_COMP_VECTORS, &mut num_comp_vectors)
-        .output(ids::QUERY_CONTEXT_CORE_SUPPORT, &mut core_support)
-        .udata(drv)
-        .call(cmd)?;
+    let mut query = Command::new(ids::QUERY_CONTEXT);
+    query
+        .expect_output(ids::QUERY_CONTEXT_NUM_COMP_VECTORS, &mut num_comp_vectors)
+        .expect_output(ids::QUERY_CONTEXT_CORE_SUPPORT, &mut core_support);
+    if !resp_uctx.is_empty() {
+        resp_uctx.fill(0);
+        query.expect_output(ids::QUERY_CONTEXT_RESP_UCTX, resp_uctx);
+    }
+    query.call(cmd)?;
     Ok(Context { num_comp_vectors, core_support })
 }
 
@@ -67,16 +72,25 @@ pub fn query_device_ex(cmd: CmdFd, drv: Udata<'_>) -> Result<ExQueryDeviceResp, 
     Ok(resp)
 }
 
+/// `IBV_PORT_ACTIVE_DEFER`.
+const PORT_STATE_LAST: u8 = 5;
+/// `IBV_LINK_LAYER_ETHERNET`.
+const LINK_LAYER_LAST: u8 = 2;
+
 /// `ibv_query_port`. What an older kernel does not know is 0.
 ///
 /// # Errors
-/// The kernel's; `EPROTO`.
+/// The kernel's; `EPROTO`, also for a `state` or `link_layer` that verbs does not know.
 pub fn query_port(cmd: CmdFd, port_num: u8) -> Result<QueryPortRespEx, Errno> {
     let mut resp = QueryPortRespEx::default();
     Command::new(ids::QUERY_PORT)
-        .input_u8(ids::QUERY_PORT_PORT_NUM, port_num)
+        .constant(ids::QUERY_PORT_PORT_NUM, u64::from(port_num))
         .output(ids::QUERY_PORT_RESP, &mut resp)
         .call(cmd)?;
+    let port = &resp.legacy_resp;
+    if port.state > PORT_STATE_LAST || port.link_layer > LINK_LAYER_LAST {
+        return Err(Errno::EPROTO);
+    }
     Ok(resp)
 }
 
@@ -87,8 +101,8 @@ pub fn query_port(cmd: CmdFd, port_num: u8) -> Result<QueryPortRespEx, Errno> {
 pub fn query_gid_entry(cmd: CmdFd, port_num: u32, gid_index: u32) -> Result<GidEntry, Errno> {
     let mut entry = GidEntry::default();
     Command::new(ids::QUERY_GID_ENTRY)
-        .input_u32(ids::QUERY_GID_ENTRY_PORT, port_num)
-        .input_u32(ids::QUERY_GID_ENTRY_GID_INDEX, gid_index)
+        .constant(ids::QUERY_GID_ENTRY_PORT, u64::from(port_num))
+        .constant(ids::QUERY_GID_ENTRY_GID_INDEX, u64::from(gid_index))
         .input_u32(ids::QUERY_GID_ENTRY_FLAGS, 0)
         .output(ids::QUERY_GID_ENTRY_RESP_ENTRY, &mut entry)
         .call(cmd)?;

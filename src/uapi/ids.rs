@@ -114,7 +114,7 @@ attrs! {
     CORE_IN: In = 0;
     CORE_OUT: Out = 1;
     WRITE_CMD: Const = 2;
-    QUERY_PORT_PORT_NUM: In = 0;
+    QUERY_PORT_PORT_NUM: Const = 0;
     QUERY_PORT_RESP: Out = 1;
     GET_CONTEXT_NUM_COMP_VECTORS: Out = 0;
     GET_CONTEXT_CORE_SUPPORT: Out = 1;
@@ -224,11 +224,14 @@ attrs! {
     QUERY_GID_TABLE_FLAGS: In = 1;
     QUERY_GID_TABLE_RESP_ENTRIES: Out = 2;
     QUERY_GID_TABLE_RESP_NUM_ENTRIES: Out = 3;
-    QUERY_GID_ENTRY_PORT: In = 0;
-    QUERY_GID_ENTRY_GID_INDEX: In = 1;
+    QUERY_GID_ENTRY_PORT: Const = 0;
+    QUERY_GID_ENTRY_GID_INDEX: Const = 1;
     QUERY_GID_ENTRY_FLAGS: In = 2;
     QUERY_GID_ENTRY_RESP_ENTRY: Out = 3;
 }
+
+/// `MLX5_IB_ATTR_QUERY_CONTEXT_RESP_UCTX`: of [`QUERY_CONTEXT`], in the driver's own number space.
+pub const QUERY_CONTEXT_RESP_UCTX: Out = Out(0x1000);
 
 macro_rules! write_cmds {
     ({ $($name:ident = $value:literal;)* } { $($ex:ident = $ex_value:literal;)* }) => {

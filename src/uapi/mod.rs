@@ -27,6 +27,8 @@ pub mod device;
 pub mod dm;
 pub mod event;
 pub mod flow;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod ids;
 pub mod mr;
 pub mod mw;
@@ -36,6 +38,8 @@ pub mod rwq_ind_table;
 pub mod rxe;
 pub mod srq;
 pub mod sys;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 pub mod wq;
 mod write;

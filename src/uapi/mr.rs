@@ -188,7 +188,7 @@ pub fn query(cmd: CmdFd, mr: Handle) -> Result<Info, Errno> {
         .output(ids::QUERY_MR_RESP_LKEY, &mut lkey)
         .output(ids::QUERY_MR_RESP_RKEY, &mut rkey)
         .output(ids::QUERY_MR_RESP_LENGTH, &mut length)
-        .output(ids::QUERY_MR_RESP_IOVA, &mut iova)
+        .expect_output(ids::QUERY_MR_RESP_IOVA, &mut iova)
         .call(cmd)?;
     Ok(Info { lkey, rkey, length, iova })
 }

@@ -53,6 +53,11 @@ pub struct Qp {
     pub cap: QpCap,
 }
 
+/// A QP's number has 24 bits.
+fn number(qp_num: u32) -> Result<u32, Errno> {
+    if qp_num >> 24 == 0 { Ok(qp_num) } else { Err(Errno::EPROTO) }
+}
+
 /// `ibv_create_qp`, `ibv_create_qp_ex`.
 ///
 /// # Errors
@@ -89,7 +94,7 @@ pub fn create(cmd: CmdFd, qp: &Create, drv: Udata<'_>) -> Result<Qp, Errno> {
         create.fd(ids::CREATE_QP_EVENT_FD, fd);
     }
     let answer = create.udata(drv).call(cmd)?;
-    Ok(Qp { handle: answer.handle(ids::CREATE_QP_HANDLE)?, qp_num, cap })
+    Ok(Qp { handle: answer.handle(ids::CREATE_QP_HANDLE)?, qp_num: number(qp_num)?, cap })
 }
 
 /// `ibv_open_qp`: an XRC receive QP that another process made.
@@ -113,7 +118,7 @@ pub fn open(
         max_recv_sge: resp.max_recv_sge,
         max_inline_data: resp.max_inline_data,
     };
-    Ok(Qp { handle: Handle(resp.qp_handle), qp_num: resp.qpn, cap })
+    Ok(Qp { handle: Handle(resp.qp_handle), qp_num: number(resp.qpn)?, cap })
 }
 
 /// `ibv_modify_qp`; `qp_handle` and `attr_mask` are in `attr`.
@@ -134,13 +139,20 @@ pub fn modify_ex(cmd: CmdFd, attr: &ExModifyQp, drv: Udata<'_>) -> Result<(), Er
     write::check_length(resp.response_length, size, size)
 }
 
+/// `IBV_QPS_ERR`.
+const STATE_LAST: u8 = 6;
+
 /// `ibv_query_qp`.
 ///
 /// # Errors
-/// The kernel's; `EPROTO`.
+/// The kernel's; `EPROTO`, also for a state that verbs does not know.
 pub fn query(cmd: CmdFd, qp: Handle, attr_mask: u32) -> Result<QueryQpResp, Errno> {
     let req = QueryQp { qp_handle: qp.0, attr_mask, ..QueryQp::default() };
-    write::call(cmd, ids::write::QUERY_QP, &req, Udata::none())
+    let resp: QueryQpResp = write::call(cmd, ids::write::QUERY_QP, &req, Udata::none())?;
+    if resp.qp_state > STATE_LAST || resp.cur_qp_state > STATE_LAST {
+        return Err(Errno::EPROTO);
+    }
+    Ok(resp)
 }
 
 /// `ibv_destroy_qp`: how many events of it were read, all of which must be acknowledged.

@@ -84,7 +84,7 @@ pub fn create(cmd: CmdFd, srq: &Create, drv: Udata<'_>) -> Result<Srq, Errno> {
                 .constant(ids::CREATE_SRQ_TYPE, 1)
                 .handle(ids::CREATE_SRQ_XRCD_HANDLE, xrcd)
                 .handle(ids::CREATE_SRQ_CQ_HANDLE, cq)
-                .output(ids::CREATE_SRQ_RESP_SRQ_NUM, &mut srq_num);
+                .expect_output(ids::CREATE_SRQ_RESP_SRQ_NUM, &mut srq_num);
         }
         Type::Tm { cq, max_num_tags } => {
             create

@@ -4,10 +4,21 @@
 //! * `live`: the address in an attribute is that of a buffer borrowed for the command's lifetime `'a`, of `len` bytes.
 //! * `way`: a buffer the kernel writes is borrowed mutably; the attribute's type in [`ids`] says which those are.
 //! * `plain`: buffers are bytes, valid for any value the kernel may leave.
+//!
+//! In unit tests (and under a fuzzer) the calls do not reach the system but a script: `twin`.
 #![allow(
     unsafe_code,
     reason = "system calls take pointers; everything else in uapi is safe because this module owns them"
 )]
+
+mod os;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod twin;
+
+#[cfg(not(any(test, fuzzing)))]
+use os as kernel;
+#[cfg(any(test, fuzzing))]
+use twin as kernel;
 
 use super::wire::{Attr, CmdHdr, IoctlHdr, PostSend, PostSendResp};
 use super::{CmdFd, Handle, Udata, ids};
@@ -71,6 +82,11 @@ pub struct Command<'a> {
     packet: Packet,
     /// The first thing that could not be encoded.
     error: Option<Errno>,
+    /// Which attributes, by index, success must have flagged as written.
+    expected: u32,
+    /// Which attributes the kernel writes through, so that its twin cannot write through another.
+    #[cfg(any(test, fuzzing))]
+    outs: u32,
     buffers: PhantomData<&'a mut [u8]>,
 }
 
@@ -81,7 +97,14 @@ impl<'a> Command<'a> {
         let mut packet = Packet { hdr: IoctlHdr::default(), attrs: [Attr::default(); MAX_ATTRS] };
         packet.hdr.object_id = method.object;
         packet.hdr.method_id = method.method;
-        Command { packet, error: None, buffers: PhantomData }
+        Command {
+            packet,
+            error: None,
+            expected: 0,
+            #[cfg(any(test, fuzzing))]
+            outs: 0,
+            buffers: PhantomData,
+        }
     }
 
     fn push(&mut self, attr_id: u16, len: usize, data: u64) -> &mut Self {
@@ -142,7 +165,21 @@ impl<'a> Command<'a> {
     /// `data` from the kernel; it stays as it is where the kernel writes less.
     pub fn output<T: FromBytes + IntoBytes + ?Sized>(&mut self, id: Out, data: &'a mut T) -> &mut Self {
         let data = data.as_mut_bytes();
+        #[cfg(any(test, fuzzing))]
+        {
+            self.outs |= 1 << self.packet.hdr.num_attrs;
+        }
         self.push(id.0, data.len(), data.as_mut_ptr().expose_provenance() as u64)
+    }
+
+    /// As [`Self::output`], of an attribute that the method does not require: a success that left it out is no success.
+    pub fn expect_output<T: FromBytes + IntoBytes + ?Sized>(
+        &mut self,
+        id: Out,
+        data: &'a mut T,
+    ) -> &mut Self {
+        self.expected |= 1 << self.packet.hdr.num_attrs;
+        self.output(id, data)
     }
 
     /// The object `handle`.
@@ -172,7 +209,7 @@ impl<'a> Command<'a> {
         }
         if !drv.output.is_empty() {
             drv.output.fill(0);
-            self.output(ids::UHW_OUT, drv.output);
+            self.expect_output(ids::UHW_OUT, drv.output);
         }
         self
     }
@@ -180,8 +217,8 @@ impl<'a> Command<'a> {
     /// Calls the kernel.
     ///
     /// # Errors
-    /// `EINVAL` where a buffer exceeds 64 KiB; the kernel's; `EPROTO` where it reports success without having written the
-    /// driver's answer.
+    /// `EINVAL` where a buffer exceeds 64 KiB; the kernel's; `EPROTO` where it reports success without having written what
+    /// [`Self::expect_output`] or [`Self::udata`] expects.
     pub fn call(&mut self, cmd: CmdFd) -> Result<Answer, Errno> {
         if let Some(error) = self.error {
             return Err(error);
@@ -190,16 +227,15 @@ impl<'a> Command<'a> {
         let length = size_of::<IoctlHdr>() + used * size_of::<Attr>();
         self.packet.hdr.length = u16::try_from(length).map_err(|_| Errno::EINVAL)?;
         self.packet.hdr.driver_id = cmd.driver_id.0;
-        let arg = (&raw mut self.packet).cast::<libc::c_void>();
-        // SAFETY: `arg` is a whole packet; its attributes hold by `live`, `way` and `plain`.
-        let ret = unsafe { libc::ioctl(cmd.fd, libc::Ioctl::from(RDMA_VERBS_IOCTL), arg) };
-        if ret != 0 {
-            return Err(Errno::last());
-        }
+        #[cfg(any(test, fuzzing))]
+        twin::announce(self.outs);
+        // SAFETY: the attributes hold by `live`, `way` and `plain`, and `num_attrs` of them are filled.
+        unsafe { kernel::ioctl(cmd.fd, &mut self.packet) }?;
         let answer = Answer { packet: self.packet };
-        // Numbers of other attributes mean something else in each method; this one is the same in all.
-        if answer.find(ids::UHW_OUT.0).is_some() && !answer.wrote(ids::UHW_OUT) {
-            return Err(Errno::EPROTO);
+        for (at, attr) in answer.attrs().enumerate() {
+            if self.expected & 1 << at != 0 && attr.flags & VALID_OUTPUT == 0 {
+                return Err(Errno::EPROTO);
+            }
         }
         Ok(answer)
     }
@@ -211,15 +247,12 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn find(&self, attr_id: u16) -> Option<&Attr> {
-        let used = usize::from(self.packet.hdr.num_attrs);
-        self.packet.attrs.iter().take(used).find(|attr| attr.attr_id == attr_id)
+    fn attrs(&self) -> impl Iterator<Item = &Attr> {
+        self.packet.attrs.iter().take(usize::from(self.packet.hdr.num_attrs))
     }
 
-    /// Whether the kernel says that it wrote `id`. It need not say so of an attribute that the method requires.
-    #[must_use]
-    pub fn wrote(&self, id: Out) -> bool {
-        self.find(id.0).is_some_and(|attr| attr.flags & VALID_OUTPUT != 0)
+    fn find(&self, attr_id: u16) -> Result<&Attr, Errno> {
+        self.attrs().find(|attr| attr.attr_id == attr_id).ok_or(Errno::EPROTO)
     }
 
     /// The handle of the object made.
@@ -227,7 +260,7 @@ impl Answer {
     /// # Errors
     /// `EPROTO` where it is none.
     pub fn handle(&self, id: NewIdr) -> Result<Handle, Errno> {
-        let attr = self.find(id.0).ok_or(Errno::EPROTO)?;
+        let attr = self.find(id.0)?;
         u32::try_from(attr.data).map(Handle).map_err(|_| Errno::EPROTO)
     }
 
@@ -236,9 +269,9 @@ impl Answer {
     /// # Errors
     /// `EPROTO` where it is none.
     pub fn fd(&self, id: NewFd) -> Result<OwnedFd, Errno> {
-        let attr = self.find(id.0).ok_or(Errno::EPROTO)?;
+        let attr = self.find(id.0)?;
         let fd = RawFd::try_from(attr.data.cast_signed()).map_err(|_| Errno::EPROTO)?;
-        OwnedFd::new(fd).ok_or(Errno::EPROTO)
+        OwnedFd::new(fd)
     }
 }
 
@@ -248,8 +281,8 @@ pub struct OwnedFd(RawFd);
 
 impl OwnedFd {
     /// Takes `fd`, unless it is negative.
-    fn new(fd: RawFd) -> Option<OwnedFd> {
-        (fd >= 0).then_some(OwnedFd(fd))
+    fn new(fd: RawFd) -> Result<OwnedFd, Errno> {
+        if fd >= 0 { Ok(OwnedFd(fd)) } else { Err(Errno::EPROTO) }
     }
 
     /// Takes the descriptor of a kernel answer.
@@ -257,7 +290,7 @@ impl OwnedFd {
     /// # Errors
     /// `EPROTO` where it is none.
     pub(super) fn from_kernel(fd: u32) -> Result<OwnedFd, Errno> {
-        RawFd::try_from(fd).ok().and_then(OwnedFd::new).ok_or(Errno::EPROTO)
+        OwnedFd::new(fd.cast_signed())
     }
 
     /// The number, still owned here.
@@ -282,6 +315,17 @@ impl Drop for OwnedFd {
     }
 }
 
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prot {
+    /// `PROT_READ`.
+    Read,
+    /// `PROT_WRITE`.
+    Write,
+    /// `PROT_READ | PROT_WRITE`.
+    ReadWrite,
+}
+
 /// A mapping, unmapped with its owner.
 #[derive(Debug)]
 pub struct Map {
@@ -295,7 +339,7 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    /// The first byte; whoever uses it keeps the `Map`.
+    /// The first byte, at the start of a page; whoever uses it keeps the `Map`.
     #[must_use]
     pub fn as_ptr(&self) -> NonNull<u8> {
         self.start
@@ -307,7 +351,7 @@ impl Map {
         self.len
     }
 
-    /// Whether nothing is mapped; never so.
+    /// Whether nothing is mapped; never so, as an empty mapping cannot be made.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -317,47 +361,26 @@ impl Map {
 impl Drop for Map {
     fn drop(&mut self) {
         // SAFETY: the range is this mapping's own; nothing of it is used after its owner.
-        let _ = unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        unsafe { kernel::munmap(self.start, self.len) };
     }
 }
 
-/// `-1` is a failure, described by `errno`.
-fn check<T: PartialEq + From<i8>>(ret: T) -> Result<T, Errno> {
-    if ret == T::from(-1) { Err(Errno::last()) } else { Ok(ret) }
-}
-
-/// What a mapping is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prot {
-    /// `PROT_READ`.
-    Read,
-    /// `PROT_WRITE`.
-    Write,
-    /// `PROT_READ | PROT_WRITE`.
-    ReadWrite,
-}
-
-fn mmap(fd: RawFd, len: usize, prot: Prot, flags: i32, offset: u64) -> Result<Map, Errno> {
+fn map(fd: RawFd, len: usize, prot: Prot, flags: i32, offset: u64) -> Result<Map, Errno> {
     let prot = match prot {
         Prot::Read => libc::PROT_READ,
         Prot::Write => libc::PROT_WRITE,
         Prot::ReadWrite => libc::PROT_READ | libc::PROT_WRITE,
     };
     let offset = libc::off_t::try_from(offset).map_err(|_| Errno::EOVERFLOW)?;
-    // SAFETY: without MAP_FIXED the kernel places the mapping where nothing is.
-    let start = unsafe { libc::mmap(core::ptr::null_mut(), len, prot, flags, fd, offset) };
-    if start == libc::MAP_FAILED {
-        return Err(Errno::last());
-    }
-    NonNull::new(start.cast()).map(|start| Map { start, len }).ok_or(Errno::ENOMEM)
+    kernel::mmap(fd, len, prot, flags, offset).map(|start| Map { start, len })
 }
 
 /// `mmap(2)` of `fd`, shared.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's; `EOVERFLOW` for an offset that no file has.
 pub fn map_device(fd: RawFd, len: usize, prot: Prot, offset: u64) -> Result<Map, Errno> {
-    mmap(fd, len, prot, libc::MAP_SHARED, offset)
+    map(fd, len, prot, libc::MAP_SHARED, offset)
 }
 
 /// `mmap(2)` of zeroed private memory.
@@ -365,7 +388,7 @@ pub fn map_device(fd: RawFd, len: usize, prot: Prot, offset: u64) -> Result<Map,
 /// # Errors
 /// The kernel's.
 pub fn map_memory(len: usize) -> Result<Map, Errno> {
-    mmap(-1, len, Prot::ReadWrite, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0)
+    map(-1, len, Prot::ReadWrite, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, 0)
 }
 
 /// `madvise(2)`: whether a forked child gets the pages of a range (`MADV_DOFORK`) or not (`MADV_DONTFORK`).
@@ -373,37 +396,29 @@ pub fn map_memory(len: usize) -> Result<Map, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn inherit_on_fork(addr: usize, len: usize, inherit: bool) -> Result<(), Errno> {
-    let advice = if inherit { libc::MADV_DOFORK } else { libc::MADV_DONTFORK };
-    let addr = core::ptr::with_exposed_provenance_mut(addr);
-    // SAFETY: neither advice changes memory of this process.
-    check(unsafe { libc::madvise(addr, len, advice) }).map(drop)
+    kernel::madvise(addr, len, if inherit { libc::MADV_DOFORK } else { libc::MADV_DONTFORK })
 }
 
-/// `open(2)`, close-on-exec.
+/// `open(2)`, close-on-exec; nothing is created.
 ///
 /// # Errors
 /// The kernel's.
 pub fn open(path: &CStr, flags: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: `path` ends with a NUL.
-    let fd = check(unsafe { libc::open(path.as_ptr(), flags | libc::O_CLOEXEC) })?;
-    OwnedFd::new(fd).ok_or(Errno::EBADF)
+    kernel::open(path, flags | libc::O_CLOEXEC).and_then(OwnedFd::new)
 }
 
 /// `close(2)`.
 pub fn close(fd: RawFd) {
-    // SAFETY: a descriptor is a number.
-    let _ = unsafe { libc::close(fd) };
+    kernel::close(fd);
 }
 
 /// `read(2)`: how many bytes came.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's; `EPROTO` where it tells of more bytes than there is room.
 pub fn read(fd: RawFd, buf: &mut [u8]) -> Result<usize, Errno> {
-    // SAFETY: the buffer is borrowed for the call.
-    let n = check(unsafe { libc::read(fd, buf.as_mut_ptr().cast(), buf.len()) })?;
-    // More than asked for is no answer.
-    usize::try_from(n).ok().filter(|n| *n <= buf.len()).ok_or(Errno::EPROTO)
+    let n = kernel::read(fd, buf)?;
+    if n <= buf.len() { Ok(n) } else { Err(Errno::EPROTO) }
 }
 
 /// `write(2)`: how many bytes went.
@@ -411,9 +426,7 @@ pub fn read(fd: RawFd, buf: &mut [u8]) -> Result<usize, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn write(fd: RawFd, buf: &[u8]) -> Result<usize, Errno> {
-    // SAFETY: the buffer is borrowed for the call.
-    let n = check(unsafe { libc::write(fd, buf.as_ptr().cast(), buf.len()) })?;
-    usize::try_from(n).map_err(|_| Errno::EPROTO)
+    kernel::write(fd, buf)
 }
 
 /// `poll(2)`: how many entries have events. `timeout` in milliseconds, negative: for ever.
@@ -421,10 +434,7 @@ pub fn write(fd: RawFd, buf: &[u8]) -> Result<usize, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn poll(fds: &mut [libc::pollfd], timeout: i32) -> Result<usize, Errno> {
-    let n = libc::nfds_t::try_from(fds.len()).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: the array is borrowed for the call and has `n` entries.
-    let n = check(unsafe { libc::poll(fds.as_mut_ptr(), n, timeout) })?;
-    usize::try_from(n).map_err(|_| Errno::EPROTO)
+    kernel::poll(fds, timeout)
 }
 
 /// `fcntl(2)`: the status flags (`O_NONBLOCK` and the like).
@@ -432,8 +442,7 @@ pub fn poll(fds: &mut [libc::pollfd], timeout: i32) -> Result<usize, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn status_flags(fd: RawFd) -> Result<i32, Errno> {
-    // SAFETY: takes no pointer.
-    check(unsafe { libc::fcntl(fd, libc::F_GETFL) })
+    kernel::fcntl(fd, libc::F_GETFL, 0)
 }
 
 /// `fcntl(2)`: sets the status flags.
@@ -441,8 +450,7 @@ pub fn status_flags(fd: RawFd) -> Result<i32, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn set_status_flags(fd: RawFd, flags: i32) -> Result<(), Errno> {
-    // SAFETY: takes no pointer.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags) }).map(drop)
+    kernel::fcntl(fd, libc::F_SETFL, flags).map(drop)
 }
 
 /// `fcntl(2)`: a copy of `fd`, close-on-exec.
@@ -450,9 +458,7 @@ pub fn set_status_flags(fd: RawFd, flags: i32) -> Result<(), Errno> {
 /// # Errors
 /// The kernel's.
 pub fn dup(fd: RawFd) -> Result<OwnedFd, Errno> {
-    // SAFETY: takes no pointer.
-    let fd = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })?;
-    OwnedFd::new(fd).ok_or(Errno::EBADF)
+    kernel::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0).and_then(OwnedFd::new)
 }
 
 /// `dup3(2)`: `fd` under the number `over`, close-on-exec; what `over` was is closed.
@@ -460,8 +466,7 @@ pub fn dup(fd: RawFd) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn dup_over(fd: RawFd, over: RawFd) -> Result<(), Errno> {
-    // SAFETY: takes no pointer.
-    check(unsafe { libc::dup3(fd, over, libc::O_CLOEXEC) }).map(drop)
+    kernel::dup3(fd, over, libc::O_CLOEXEC).map(drop)
 }
 
 /// `eventfd(2)`, close-on-exec. `flags`: `EFD_NONBLOCK`, `EFD_SEMAPHORE`.
@@ -469,9 +474,7 @@ pub fn dup_over(fd: RawFd, over: RawFd) -> Result<(), Errno> {
 /// # Errors
 /// The kernel's.
 pub fn eventfd(value: u32, flags: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: takes no pointer.
-    let fd = check(unsafe { libc::eventfd(value, flags | libc::EFD_CLOEXEC) })?;
-    OwnedFd::new(fd).ok_or(Errno::EBADF)
+    kernel::eventfd(value, flags | libc::EFD_CLOEXEC).and_then(OwnedFd::new)
 }
 
 /// `pipe2(2)`, close-on-exec: the end to read from, the end to write to.
@@ -479,14 +482,12 @@ pub fn eventfd(value: u32, flags: i32) -> Result<OwnedFd, Errno> {
 /// # Errors
 /// The kernel's.
 pub fn pipe(flags: i32) -> Result<(OwnedFd, OwnedFd), Errno> {
-    let mut fds = [-1; 2];
-    // SAFETY: the array has the two places that pipe2 fills.
-    check(unsafe { libc::pipe2(fds.as_mut_ptr(), flags | libc::O_CLOEXEC) })?;
-    let [from, to] = fds;
-    OwnedFd::new(from).zip(OwnedFd::new(to)).ok_or(Errno::EBADF)
+    let [from, to] = kernel::pipe2(flags | libc::O_CLOEXEC)?;
+    let from = OwnedFd::new(from)?;
+    Ok((from, OwnedFd::new(to)?))
 }
 
-/// A write-form `POST_SEND`, and the place of its answer.
+/// A write-form `POST_SEND`.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct PostSendCmd {
@@ -494,17 +495,17 @@ struct PostSendCmd {
     cmd: PostSend,
 }
 
-/// `POST_SEND` by `write(2)`, the answer to `bad_wr`.
+/// `POST_SEND` by `write(2)`, the answer to `resp`.
 ///
 /// # Errors
 /// The kernel's; `EPROTO` where it took less than the command.
 pub(super) fn post_send(fd: RawFd, mut cmd: PostSend, resp: &mut PostSendResp) -> Result<(), Errno> {
     const IN_WORDS: u16 = (size_of::<PostSendCmd>() / 4) as u16;
     const OUT_WORDS: u16 = (size_of::<PostSendResp>() / 4) as u16;
+    // The write below fills `resp`, which stays borrowed until it is done.
     cmd.response = core::ptr::from_mut(resp).expose_provenance() as u64;
     let hdr = CmdHdr { command: ids::write::POST_SEND, in_words: IN_WORDS, out_words: OUT_WORDS };
     let cmd = PostSendCmd { hdr, cmd };
-    // `resp` stays borrowed over the write, which fills it.
-    let n = write(fd, cmd.as_bytes())?;
+    let n = kernel::write(fd, cmd.as_bytes())?;
     if n == size_of::<PostSendCmd>() { Ok(()) } else { Err(Errno::EPROTO) }
 }

@@ -14,15 +14,15 @@ fn invoke<'a>(command: u32, req: &'a [u8], drv: Udata<'a>) -> Command<'a> {
 /// `command` with an answer.
 ///
 /// # Errors
-/// Those of [`Command::call`]; `EPROTO` where the kernel reports success without having written its answer.
+/// Those of [`Command::call`].
 pub(super) fn call<Q, R>(cmd: CmdFd, command: u32, req: &Q, drv: Udata<'_>) -> Result<R, Errno>
 where
     Q: IntoBytes + Immutable + ?Sized,
     R: FromZeros + FromBytes + IntoBytes,
 {
     let mut resp = R::new_zeroed();
-    let answer = invoke(command, req.as_bytes(), drv).output(ids::CORE_OUT, &mut resp).call(cmd)?;
-    if answer.wrote(ids::CORE_OUT) { Ok(resp) } else { Err(Errno::EPROTO) }
+    invoke(command, req.as_bytes(), drv).expect_output(ids::CORE_OUT, &mut resp).call(cmd)?;
+    Ok(resp)
 }
 
 /// `command` without an answer.

@@ -1,0 +1,112 @@
+//! The system calls themselves.
+
+use super::{Packet, RDMA_VERBS_IOCTL};
+use crate::error::Errno;
+use core::ffi::CStr;
+use core::ptr::NonNull;
+use std::os::fd::RawFd;
+
+/// `-1` is a failure, described by `errno`.
+fn check(ret: i32) -> Result<i32, Errno> {
+    if ret == -1 { Err(Errno::last()) } else { Ok(ret) }
+}
+
+fn count(ret: isize) -> Result<usize, Errno> {
+    // -1 is the only negative.
+    usize::try_from(ret).map_err(|_| Errno::last())
+}
+
+/// # Safety
+/// The first `num_attrs` attributes of `packet` carry addresses as the invariants of [`super`] say.
+pub(super) unsafe fn ioctl(fd: RawFd, packet: &mut Packet) -> Result<(), Errno> {
+    let arg = core::ptr::from_mut(packet);
+    // SAFETY: `arg` is a whole packet, and the caller vouches for the addresses in it.
+    check(unsafe { libc::ioctl(fd, libc::Ioctl::from(RDMA_VERBS_IOCTL), arg) }).map(drop)
+}
+
+pub(super) fn mmap(
+    fd: RawFd,
+    len: usize,
+    prot: i32,
+    flags: i32,
+    offset: libc::off_t,
+) -> Result<NonNull<u8>, Errno> {
+    // Placing a mapping over another is not safe, and nobody asks for it.
+    let flags = flags & !(libc::MAP_FIXED | libc::MAP_FIXED_NOREPLACE);
+    // SAFETY: without MAP_FIXED the kernel places the mapping where nothing is.
+    let start = unsafe { libc::mmap(core::ptr::null_mut(), len, prot, flags, fd, offset) };
+    if start == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    NonNull::new(start.cast()).ok_or(Errno::ENOMEM)
+}
+
+/// # Safety
+/// Nobody uses the range any more.
+pub(super) unsafe fn munmap(start: NonNull<u8>, len: usize) {
+    // SAFETY: the caller's promise. It fails for a range that cannot be a mapping, and then does nothing.
+    let _ = unsafe { libc::munmap(start.as_ptr().cast(), len) };
+}
+
+pub(super) fn madvise(addr: usize, len: usize, advice: i32) -> Result<(), Errno> {
+    if !matches!(advice, libc::MADV_DOFORK | libc::MADV_DONTFORK) {
+        return Err(Errno::EINVAL);
+    }
+    let addr = core::ptr::with_exposed_provenance_mut(addr);
+    // SAFETY: neither advice changes memory of this process.
+    check(unsafe { libc::madvise(addr, len, advice) }).map(drop)
+}
+
+pub(super) fn open(path: &CStr, flags: i32) -> Result<RawFd, Errno> {
+    // O_CREAT and O_TMPFILE would make open read a third argument.
+    let flags = flags & !(libc::O_CREAT | libc::O_TMPFILE);
+    // SAFETY: `path` ends with a NUL.
+    check(unsafe { libc::open(path.as_ptr(), flags) })
+}
+
+pub(super) fn close(fd: RawFd) {
+    // SAFETY: takes no pointer.
+    let _ = unsafe { libc::close(fd) };
+}
+
+pub(super) fn read(fd: RawFd, buf: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the buffer is borrowed for the call.
+    count(unsafe { libc::read(fd, buf.as_mut_ptr().cast(), buf.len()) })
+}
+
+pub(super) fn write(fd: RawFd, buf: &[u8]) -> Result<usize, Errno> {
+    // SAFETY: the buffer is borrowed for the call.
+    count(unsafe { libc::write(fd, buf.as_ptr().cast(), buf.len()) })
+}
+
+pub(super) fn poll(fds: &mut [libc::pollfd], timeout: i32) -> Result<usize, Errno> {
+    let n = libc::nfds_t::try_from(fds.len()).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the array is borrowed for the call and has `n` entries.
+    let ready = check(unsafe { libc::poll(fds.as_mut_ptr(), n, timeout) })?;
+    usize::try_from(ready).map_err(|_| Errno::EPROTO)
+}
+
+pub(super) fn fcntl(fd: RawFd, cmd: i32, arg: i32) -> Result<i32, Errno> {
+    if !matches!(cmd, libc::F_GETFL | libc::F_SETFL | libc::F_DUPFD_CLOEXEC) {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: these take a number, no pointer.
+    check(unsafe { libc::fcntl(fd, cmd, arg) })
+}
+
+pub(super) fn dup3(fd: RawFd, over: RawFd, flags: i32) -> Result<RawFd, Errno> {
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::dup3(fd, over, flags) })
+}
+
+pub(super) fn eventfd(value: u32, flags: i32) -> Result<RawFd, Errno> {
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::eventfd(value, flags) })
+}
+
+pub(super) fn pipe2(flags: i32) -> Result<[RawFd; 2], Errno> {
+    let mut fds = [-1; 2];
+    // SAFETY: the array has the two places that pipe2 fills.
+    check(unsafe { libc::pipe2(fds.as_mut_ptr(), flags) })?;
+    Ok(fds)
+}
