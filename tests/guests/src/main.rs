@@ -7,6 +7,7 @@ mod boot;
 mod host;
 mod kernel;
 mod paths;
+mod portable;
 mod root;
 mod run;
 
@@ -54,6 +55,8 @@ enum Command {
         #[arg(last = true, required = true)]
         arguments: Vec<String>,
     },
+    /// Build the provider and the command against the oldest suite's glibc, into target/portable
+    Build,
     /// Boot a guest and run a command in it as root: its output, its exit status
     Run(RunArgs),
 }
@@ -132,6 +135,11 @@ fn dispatch(command: Command) -> Result<u8> {
             let mut command = vec!["gcc".to_owned()];
             command.extend(arguments);
             Root::ensure(suite, &[])?.chroot(&command)
+        }
+        Command::Build => {
+            host::setup()?;
+            println!("{}", portable::build()?.display());
+            Ok(0)
         }
         Command::Run(args) => run_command(args),
     }
