@@ -1,2 +1,45 @@
-//! The `holdfast` command.
-fn main() {}
+//! The `holdfast` command: start a program with holdfast, say what a system would do, make holdfast its default.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
+
+mod drivers;
+mod enable;
+mod library;
+mod run;
+mod system;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Keeps libibverbs programs working when their RDMA device is gone.
+#[derive(Parser)]
+#[command(name = "holdfast", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a program with holdfast in front of the stock providers
+    Run(run::Args),
+    /// Make holdfast the default provider of this system, the stock one staying behind it
+    Enable(enable::EnableArgs),
+    /// Undo `enable`: the stock provider is the default again
+    Disable(enable::DisableArgs),
+    #[command(name = run::IS_LOADED, hide = true)]
+    IsLoaded { library: std::path::PathBuf },
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::IsLoaded { library } => Ok(run::is_loaded(&library)),
+        Command::Enable(args) => enable::enable(&args),
+        Command::Disable(args) => enable::disable(&args),
+    };
+    done.unwrap_or_else(|trouble| {
+        eprintln!("holdfast: {trouble}");
+        ExitCode::from(2)
+    })
+}
