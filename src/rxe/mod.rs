@@ -7,6 +7,8 @@ mod ah;
 mod cq;
 mod recv;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use std::sync::OnceLock;
 
