@@ -12,7 +12,7 @@ pub const TIMESTAMP_COMPLETION: u32 = 1;
 pub const IGNORE_OVERRUN: u32 = 2;
 
 /// `IBV_CQ_ATTR_MODERATE`.
-const MODERATE: u32 = 1;
+pub(super) const MODERATE: u32 = 1;
 
 /// What to create.
 #[derive(Clone, Copy, Debug, Default)]

@@ -73,9 +73,9 @@ pub fn query_device_ex(cmd: CmdFd, drv: Udata<'_>) -> Result<ExQueryDeviceResp, 
 }
 
 /// `IBV_PORT_ACTIVE_DEFER`.
-const PORT_STATE_LAST: u8 = 5;
+pub(super) const PORT_STATE_LAST: u8 = 5;
 /// `IBV_LINK_LAYER_ETHERNET`.
-const LINK_LAYER_LAST: u8 = 2;
+pub(super) const LINK_LAYER_LAST: u8 = 2;
 
 /// `ibv_query_port`. What an older kernel does not know is 0.
 ///

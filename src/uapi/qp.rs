@@ -140,7 +140,7 @@ pub fn modify_ex(cmd: CmdFd, attr: &ExModifyQp, drv: Udata<'_>) -> Result<(), Er
 }
 
 /// `IBV_QPS_ERR`.
-const STATE_LAST: u8 = 6;
+pub(super) const STATE_LAST: u8 = 6;
 
 /// `ibv_query_qp`.
 ///

@@ -7,7 +7,7 @@ use crate::error::Errno;
 use zerocopy::IntoBytes;
 
 /// `IB_USER_VERBS_MAX_LOG_IND_TBL_SIZE`.
-const MAX_LOG_SIZE: u32 = 13;
+pub(super) const MAX_LOG_SIZE: u32 = 13;
 
 /// `ibv_create_rwq_ind_table` over `wqs`, a power of two of them: handle and number.
 ///

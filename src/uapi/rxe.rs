@@ -131,8 +131,8 @@ pub const CONSUMER_INDEX: usize = core::mem::offset_of!(QueueBuf, consumer_index
 pub const QUEUE_DATA: usize = size_of::<QueueBuf>();
 
 wire! { WR_LAYOUTS;
-    /// Kernel 6.3 on; `level` and `type` as `IB_FLUSH_*`.
-    Flush = "wr.flush" since "6.3" [24] {
+    /// Newer kernels (6.12 has it, 6.1 not); `level` and `type` as `IB_FLUSH_*`.
+    Flush = "wr.flush" since "6.12" [24] {
         remote_addr: u64,
         length: u32,
         rkey: u32,

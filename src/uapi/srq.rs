@@ -6,6 +6,13 @@ use super::{CmdFd, Handle, Udata, ids, write};
 use crate::error::Errno;
 use std::os::fd::RawFd;
 
+/// `IB_UVERBS_SRQT_BASIC`.
+pub(super) const BASIC: u32 = 0;
+/// `IB_UVERBS_SRQT_XRC`.
+pub(super) const XRC: u32 = 1;
+/// `IB_UVERBS_SRQT_TM`.
+pub(super) const TM: u32 = 2;
+
 /// `enum ib_uverbs_srq_type`, with what each type needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
@@ -77,18 +84,18 @@ pub fn create(cmd: CmdFd, srq: &Create, drv: Udata<'_>) -> Result<Srq, Errno> {
         .output(ids::CREATE_SRQ_RESP_MAX_SGE, &mut max_sge);
     match srq.srq_type {
         Type::Basic => {
-            create.constant(ids::CREATE_SRQ_TYPE, 0);
+            create.constant(ids::CREATE_SRQ_TYPE, u64::from(BASIC));
         }
         Type::Xrc { xrcd, cq } => {
             create
-                .constant(ids::CREATE_SRQ_TYPE, 1)
+                .constant(ids::CREATE_SRQ_TYPE, u64::from(XRC))
                 .handle(ids::CREATE_SRQ_XRCD_HANDLE, xrcd)
                 .handle(ids::CREATE_SRQ_CQ_HANDLE, cq)
                 .expect_output(ids::CREATE_SRQ_RESP_SRQ_NUM, &mut srq_num);
         }
         Type::Tm { cq, max_num_tags } => {
             create
-                .constant(ids::CREATE_SRQ_TYPE, 2)
+                .constant(ids::CREATE_SRQ_TYPE, u64::from(TM))
                 .handle(ids::CREATE_SRQ_CQ_HANDLE, cq)
                 .input_u32(ids::CREATE_SRQ_MAX_NUM_TAGS, max_num_tags);
         }

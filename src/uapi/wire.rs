@@ -15,10 +15,9 @@ pub(super) type Field = (&'static str, usize, usize);
 pub(super) struct Layout {
     /// As C spells the type.
     pub(super) name: &'static str,
-    /// The kernel release that brought or changed it, where that is after 5.10.
+    /// The first kernel of those we test on (5.10, 6.1, 6.12, 7.2) that has it so, where that is after 6.1.
     pub(super) since: Option<&'static str>,
     pub(super) size: usize,
-    pub(super) align: usize,
     pub(super) fields: &'static [Field],
 }
 
@@ -51,7 +50,6 @@ macro_rules! wire {
             name: $c,
             since: wire!(@since $($since)?),
             size: size_of::<$name>(),
-            align: align_of::<$name>(),
             fields: &[$((
                 stringify!($field),
                 core::mem::offset_of!($name, $field),
@@ -224,7 +222,7 @@ wire! { LAYOUTS;
         reserved: u8,
     }
     /// `active_speed_ex` was reserved, and 0, before.
-    QueryPortRespEx = "struct ib_uverbs_query_port_resp_ex" since "6.10" [48] {
+    QueryPortRespEx = "struct ib_uverbs_query_port_resp_ex" since "6.12" [48] {
         legacy_resp: QueryPortResp,
         port_cap_flags2: u16,
         reserved: [u8; 2],
