@@ -38,10 +38,17 @@ macro_rules! ops {
             pub const fn name(self) -> &'static str {
                 match self { $(Op::$op => stringify!($op),)* }
             }
+
+            /// The type of its function here, for the test that compares it with C's.
+            #[must_use]
+            pub const fn signature(self) -> &'static str {
+                match self { $(Op::$op => concat!("(", $(stringify!($ty), ", ",)* ")" $(, " -> ", stringify!($ret))?),)* }
+            }
         }
 
         /// What a provider implements; libibverbs answers for what is `None`.
         #[derive(Clone, Copy)]
+        #[repr(C)]
         #[allow(missing_docs, reason = "operations are named as the verbs they serve")]
         pub struct Ops {
             $(pub $op: Option<unsafe extern "C" fn($($arg: $ty),*) $(-> $ret)?>,)*

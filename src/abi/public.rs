@@ -348,7 +348,7 @@ c_structs! { C_STRUCTS;
         40 => fd: c_int,
         48 => fd_offset: u64,
         56 => dmah: *mut ibv_dmah,
-        64 => buf: *mut ibv_buf,
+        64 => buf newer: *mut ibv_buf,
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -662,7 +662,7 @@ c_structs! { C_STRUCTS;
         320 => wr_start: Option<unsafe extern "C" fn(*mut ibv_qp_ex)>,
         328 => wr_complete: Option<unsafe extern "C" fn(*mut ibv_qp_ex) -> c_int>,
         336 => wr_abort: Option<unsafe extern "C" fn(*mut ibv_qp_ex)>,
-        344 => wr_atomic_write: Option<unsafe extern "C" fn(*mut ibv_qp_ex, u32, u64, *const c_void)>,
+        344 => wr_atomic_write newer: Option<unsafe extern "C" fn(*mut ibv_qp_ex, u32, u64, *const c_void)>,
         352 => wr_flush newer: Option<unsafe extern "C" fn(*mut ibv_qp_ex, u32, u64, usize, u8, u8)>,
     }
 
@@ -882,7 +882,7 @@ c_structs! { C_STRUCTS;
         376 => max_dm_size: u64,
         384 => pci_atomic_caps: ibv_pci_atomic_caps,
         392 => xrc_odp_caps: u32,
-        396 => phys_port_cnt_ex: u32,
+        396 => phys_port_cnt_ex newer: u32,
     }
 
     /// Libraries before 49.0 hand out only the first [`PORT_ATTR_SIZE_MIN`] bytes.
