@@ -454,15 +454,19 @@ fn read_scratch(
     context: NonNull<c_void>,
 ) -> Scratch {
     let word_at = |distance: isize| -> *const c_void {
-        // SAFETY: every distance of a layout lies inside its verbs_context, for which the wrapper has room.
+        // SAFETY: callers stay within the wrapper, HEADROOM before `context` and as much after it.
         let at = unsafe { context.byte_offset(distance) };
         // SAFETY: as above; aligned, and zeroed or written by the library.
         unsafe { at.cast::<*const c_void>().read() }
     };
-    let sz = word_at(Layout::SZ).addr();
-    let mut seen = Scratch { sz, operations: 0, mirrors: Vec::new() };
-    if sz != layout.verbs_context_size {
-        // The library wrote its context elsewhere: nothing else can be found.
+    // The library wrote its size at a fixed distance from the end, wherever its own idea of the size puts that.
+    let first = size_of::<ibv_context>().cast_signed() - Layout::SZ;
+    let sz = (first..first + HEADROOM.cast_signed())
+        .step_by(size_of::<usize>())
+        .find(|size| word_at(size - first - before(layout)).addr().cast_signed() == *size);
+    let mut seen = Scratch { sz: sz.map_or(0, isize::cast_unsigned), operations: 0, mirrors: Vec::new() };
+    if seen.sz != layout.verbs_context_size {
+        // Nothing else is where it could be found.
         return seen;
     }
     let table = OpTable::of_markers(detect::markers());

@@ -1,5 +1,5 @@
 //! C programs and libraries, built with the host's compiler for one test binary.
-#![allow(dead_code, reason = "each test binary uses what it needs")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses what it needs")]
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
