@@ -1,8 +1,7 @@
 //! Every kernel command on a real soft-RoCE device, ending with a message that it sends to itself.
 //!
-//! Not part of `cargo test`: it needs a kernel with an rxe device, as the guests have. `cargo test --no-run --test uapi_live`
-//! builds it; without such a device it says so and ends with status 77. What a kernel cannot do must be refused in the way
-//! that kernel refuses it, so the outcome is known for each of 5.10, 6.1, 6.12 and 7.2.
+//! Not part of `cargo test`: it needs a kernel with an rxe device, as the guests have. Without one it says so and ends with
+//! status 77. What a kernel cannot do must be refused in the way that kernel refuses it, so the outcome is known for each.
 #![allow(unsafe_code, reason = "reads and writes queues that the kernel maps, and memory that it registers")]
 #![allow(
     clippy::unwrap_used,

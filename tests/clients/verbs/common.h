@@ -161,6 +161,7 @@ bool wait_one(struct ibv_cq *cq, struct ibv_wc *wc);
 void say_wc(const char *name, const struct ibv_wc *wc);
 /* Waits for one completion and reports it; a status other than `status` is a failure. */
 struct ibv_wc want_wc(const char *name, struct ibv_cq *cq, uint64_t wr_id, enum ibv_wc_status status);
+struct ibv_wc strict_wc(const char *name, struct ibv_cq *cq, uint64_t wr_id, enum ibv_wc_status status);
 /* True if no completion is there, and none comes in a short while. */
 bool stays_empty(struct ibv_cq *cq);
 

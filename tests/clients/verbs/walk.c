@@ -7,13 +7,27 @@
 #include <fnmatch.h>
 
 static const struct group groups[] = {
+	{ "device", "queries, verbs that soft-RoCE has not, imports", walk_device, true, false },
 	{ "rc", "every opcode by ibv_post_send on RC, inline, SGE lists, signalling, fence", walk_rc, false, false },
 	{ "uc", "the same on UC", walk_uc, false, false },
 	{ "ud", "the same on UD", walk_ud, false, false },
+	{ "builders", "the ibv_wr_* interface", walk_builders, false, false },
+	{ "states", "QP states, queries, illegal transitions", walk_states, false, false },
+	{ "errors", "requests that fail, flushing", walk_errors, false, false },
+	{ "cq", "polling, resizing, many pollers, overflow", walk_cq, false, false },
+	{ "cqx", "ibv_start_poll and what it reads", walk_cqx, false, false },
+	{ "events", "arming, completion channels, acks", walk_events, false, false },
+	{ "srq", "shared receive queues", walk_srq, false, false },
+	{ "mr", "memory regions: flags, ranges, rereg, iova, on demand, dmabuf", walk_mr, false, false },
+	{ "mw", "memory windows of both types", walk_mw, false, false },
+	{ "ah", "address handles, datagrams and their GRH", walk_ah, false, false },
+	{ "mcast", "multicast groups", walk_mcast, false, false },
+	{ "async", "asynchronous events", walk_async, false, false },
 	{ "bad-post", "work requests and lists that make no sense", walk_bad_post, false, false },
 	{ "bad-create", "capabilities and attributes that make no sense", walk_bad_create, true, false },
 	{ "busy", "destroying what is in use, handles that name nothing", walk_busy, true, false },
 	{ "hazard", "what the stock provider does not check at all", walk_hazard, true, true },
+	{ "port", "the port goes down and up again (needs `ip`)", walk_port, true, true },
 };
 
 int main(int argc, char **argv)
@@ -37,8 +51,10 @@ int main(int argc, char **argv)
 		for (int i = 0; i < o.argc; i++)
 			chosen = chosen || !fnmatch(o.argv[i], groups[g].name, 0);
 		for (size_t t = 0; chosen && t < (groups[g].once ? 1 : ARRAY_SIZE(topos)); t++) {
-			prefix("%s.%s", groups[g].name, topos[t].name);
-			groups[g].run(&topos[t]);
+			/* What goes down goes between two devices. */
+			struct topo *where = groups[g].run == walk_port ? &topos[1] : &topos[t];
+			prefix("%s.%s", groups[g].name, where->name);
+			groups[g].run(where);
 		}
 	}
 	dev_close(&a);
