@@ -5,6 +5,8 @@
 
 mod ah;
 mod cq;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod recv;
 mod send;
 #[cfg(test)]

@@ -557,3 +557,10 @@ fn a_qp_with_an_srq_takes_no_receives() {
     let (qp, _, _) = qp(&kernel, IBV_QPT_RC, Some(Handle(3)));
     assert_eq!(recv(&qp, &mut [recv_wr(1, &mut [])]), Err((0, Errno::EINVAL)));
 }
+
+proptest! {
+    #[test]
+    fn a_cq_of_any_bytes_is_polled_to_an_end(data in prop::collection::vec(any::<u8>(), 3..2048)) {
+        fuzz::fuzz_cq(&data);
+    }
+}
