@@ -1140,7 +1140,7 @@ c_consts! { C_CONSTS;
     IBV_WC_LOCAL_INV = 6;
     IBV_WC_TSO = 7;
     IBV_WC_FLUSH newer = 8;
-    IBV_WC_ATOMIC_WRITE = 9;
+    IBV_WC_ATOMIC_WRITE newer = 9;
     IBV_WC_RECV = 128;
     IBV_WC_RECV_RDMA_WITH_IMM = 129;
     IBV_WC_TM_ADD = 130;
@@ -1149,8 +1149,8 @@ c_consts! { C_CONSTS;
     IBV_WC_TM_RECV = 133;
     IBV_WC_TM_NO_TAG = 134;
     IBV_WC_DRIVER1 = 135;
-    IBV_WC_DRIVER2 = 136;
-    IBV_WC_DRIVER3 = 137;
+    IBV_WC_DRIVER2 newer = 136;
+    IBV_WC_DRIVER3 newer = 137;
     // enum ibv_create_cq_wc_flags
     IBV_WC_EX_WITH_BYTE_LEN = 1 << 0;
     IBV_WC_EX_WITH_IMM = 1 << 1;
@@ -1250,7 +1250,7 @@ c_consts! { C_CONSTS;
     IBV_QP_EX_WITH_SEND_WITH_INV = 1 << 9;
     IBV_QP_EX_WITH_TSO = 1 << 10;
     IBV_QP_EX_WITH_FLUSH newer = 1 << 11;
-    IBV_QP_EX_WITH_ATOMIC_WRITE = 1 << 12;
+    IBV_QP_EX_WITH_ATOMIC_WRITE newer = 1 << 12;
     // enum ibv_qp_attr_mask
     IBV_QP_STATE = 1 << 0;
     IBV_QP_CUR_STATE = 1 << 1;
@@ -1307,7 +1307,7 @@ c_consts! { C_CONSTS;
     IBV_WR_TSO = 10;
     IBV_WR_DRIVER1 = 11;
     IBV_WR_FLUSH newer = 14;
-    IBV_WR_ATOMIC_WRITE = 15;
+    IBV_WR_ATOMIC_WRITE newer = 15;
     // enum ibv_send_flags
     IBV_SEND_FENCE = 1 << 0;
     IBV_SEND_SIGNALED = 1 << 1;
