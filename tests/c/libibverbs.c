@@ -1,16 +1,19 @@
 /* A libibverbs of a given private ABI layout: just what a provider sees of one, none of what a program does.
  *
  * -DNUMBER=n -DCONTEXT_SIZE=bytes -DOPERATIONS=count -DCOMP_MASK=offset, and layout.h with one MIRROR(index, distance) for each
- * operation that verbs_set_ops also writes into the context, and one EXPORT(name) for each public function that exists. */
+ * operation that verbs_set_ops also writes into the context, and one EXPORT(name) for each public function that exists.
+ * ibv_get_device_list asks each provider registered which devices it takes, and prints the answers. */
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { IBV_CONTEXT = 328, CMD_FD = 264, ASYNC_FD = 268, DEVICE = 0, SZ = -8, PRIV = -112, PRIV_OPS = 24, REFCOUNT = 672 };
+enum { IBV_CONTEXT = 328, CMD_FD = 264, ASYNC_FD = 268, DEVICE = 0, SZ = -8, PRIV = -112, PRIV_OPS = 24, REFCOUNT = 672, MATCH = 24, DRIVER_ID = 952 };
 
 #define EXPORT(name) void name(void); void name(void) {}
 #define MIRROR(index, distance)
@@ -20,8 +23,22 @@ enum { IBV_CONTEXT = 328, CMD_FD = 264, ASYNC_FD = 268, DEVICE = 0, SZ = -8, PRI
 
 #define PASTE(a, b) a##b
 #define JOIN(a, b) PASTE(a, b)
-void JOIN(verbs_register_driver_, NUMBER)(const void *ops);
-void JOIN(verbs_register_driver_, NUMBER)(const void *ops) { (void)ops; }
+struct provider_ops {
+	const char *name;
+	uint32_t min, max;
+	const void *match_table, *static_providers;
+	bool (*match_device)(char *sysfs_dev);
+};
+
+static const struct provider_ops *registered[64];
+static int registrations;
+
+void JOIN(verbs_register_driver_, NUMBER)(const struct provider_ops *ops);
+void JOIN(verbs_register_driver_, NUMBER)(const struct provider_ops *ops)
+{
+	/* The real one leaves this to the loader's lock. */
+	registered[__atomic_fetch_add(&registrations, 1, __ATOMIC_SEQ_CST)] = ops;
+}
 
 static char *context_of(char *verbs_context) { return verbs_context + CONTEXT_SIZE - IBV_CONTEXT; }
 static void put(char *at, const void *word) { memcpy(at, &word, sizeof word); }
@@ -88,8 +105,26 @@ void *ibv_qp_to_qp_ex(char *qp)
 	return get_int(qp + COMP_MASK) & 2 ? qp : NULL;
 }
 
+/* Whether `ops` takes a device of this driver (14 is soft-RoCE, 0 unknown), and whether its match table matched the name. */
+static void ask(const struct provider_ops *ops, uint32_t driver_id, bool matched)
+{
+	char *sysfs_dev = calloc(1, 1024);
+
+	memcpy(sysfs_dev + DRIVER_ID, &driver_id, sizeof driver_id);
+	put(sysfs_dev + MATCH, matched ? ops->match_table : NULL);
+	printf("%s: driver %u, %s: %s\n", ops->name, driver_id, matched ? "matched" : "no match",
+	       ops->match_device(sysfs_dev) ? "yes" : "no");
+	free(sysfs_dev);
+}
+
 void *ibv_get_device_list(int *count)
 {
-	*count = 0;
+	for (int i = 0; i < registrations; i++) {
+		ask(registered[i], 14, true);
+		ask(registered[i], 0, true);
+		ask(registered[i], 0, false);
+		ask(registered[i], 1, true);
+	}
+	*count = registrations;
 	return NULL;
 }

@@ -1,7 +1,9 @@
 //! C programs and libraries, built with the host's compiler for one test binary.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses what it needs")]
 
-use std::ffi::OsString;
+pub mod recipe;
+
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -27,7 +29,7 @@ impl Workshop {
     }
 
     /// Builds `source` with gcc and `arguments` into `name`.
-    pub fn build<S: Into<OsString>>(
+    pub fn build<S: AsRef<OsStr>>(
         &self,
         name: &str,
         source: &Path,
@@ -42,7 +44,7 @@ impl Workshop {
             .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1", "-o"])
             .arg(&out)
             .arg(source)
-            .args(arguments.into_iter().map(Into::into))
+            .args(arguments)
             .output()
             .unwrap_or_else(|error| panic!("cannot run {}: {error}. {WAY_OUT}", compiler.display()));
         assert!(
