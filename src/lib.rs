@@ -8,6 +8,7 @@
 //! `register, capi -> verbs -> rxe -> family -> hw -> uapi -> abi -> error, log, config, sync`.
 
 pub mod abi;
+pub mod capi;
 pub mod config;
 pub mod error;
 pub mod family;

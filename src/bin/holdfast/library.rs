@@ -2,6 +2,7 @@
 
 use crate::system::{Root, Trouble};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// A libibverbs file and what stands in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +74,34 @@ impl Library {
         }
         library
     }
+}
+
+/// Options of the hidden `holdfast where`.
+#[derive(clap::Args)]
+pub(crate) struct WhereArgs {
+    what: What,
+}
+
+#[derive(Clone, clap::ValueEnum)]
+enum What {
+    ProviderDir,
+    ConfigDir,
+}
+
+/// Prints a directory of this system's libibverbs.
+pub(crate) fn print_where(args: &WhereArgs) -> Result<ExitCode, Trouble> {
+    let library = Library::find(&Root::new("/"), &[])?;
+    let dir = match args.what {
+        What::ProviderDir => library.provider_dir.ok_or_else(|| {
+            Trouble::new(
+                format!("{} was built without a provider directory", library.path.display()),
+                "Choose one that its linker searches: PROVIDERDIR=/usr/lib",
+            )
+        })?,
+        What::ConfigDir => library.config_dir,
+    };
+    println!("{}", dir.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn list(dirs: &[PathBuf]) -> String {

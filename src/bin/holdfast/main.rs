@@ -29,11 +29,15 @@ enum Command {
     Disable(enable::DisableArgs),
     #[command(name = run::IS_LOADED, hide = true)]
     IsLoaded { library: std::path::PathBuf },
+    /// For the Makefile
+    #[command(hide = true)]
+    Where(library::WhereArgs),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Where(args) => library::print_where(&args),
         Command::IsLoaded { library } => Ok(run::is_loaded(&library)),
         Command::Enable(args) => enable::enable(&args),
         Command::Disable(args) => enable::disable(&args),
