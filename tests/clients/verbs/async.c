@@ -75,8 +75,10 @@ void walk_async(struct topo *t)
 	w.wr.rdma.rkey ^= 0x100;
 	need(!send_wr(&p.a, &w), "send");
 	struct ibv_wc wc;
-	need(wait_one(p.a.scq, &wc), "a completion");
-	say_wc("access.completion", &wc);
+	if (wait_one(p.a.scq, &wc))
+		say_wc("access.completion", &wc);
+	else
+		say("access.completion", "none");
 	drain("access.event", ctx, 200, p.b.qp);
 	pair_close(&p);
 	/* An unread event of a QP that is destroyed goes with it. */
@@ -84,7 +86,8 @@ void walk_async(struct topo *t)
 	sg = sge(&p.a, 0, 16);
 	wr_rdma(&w, &p.b, 0);
 	w.wr.rdma.rkey ^= 0x100;
-	need(!send_wr(&p.a, &w) && wait_one(p.a.scq, &wc), "send");
+	need(!send_wr(&p.a, &w), "send");
+	wait_one(p.a.scq, &wc);
 	pair_close(&p);
 	check("unread.destroyed", true);
 	drain("unread.after", ctx, 50, NULL);

@@ -174,6 +174,12 @@ static int state_of(struct side *s)
 static void flushed(struct pair *p, const char *what)
 {
 	char name[64];
+	if (kernel_before(5, 11)) {
+		/* The requester of 5.10 leaves its QP as it is and does not look at it again. */
+		snprintf(name, sizeof(name), "%s.state", what);
+		say(name, "%d", state_of(&p->a));
+		return;
+	}
 	snprintf(name, sizeof(name), "%s.state", what);
 	want_int(name, state_of(&p->a), IBV_QPS_ERR);
 	struct ibv_sge sg = sge(&p->a, 0, 8);
@@ -306,7 +312,10 @@ static void flush_all(struct topo *t)
 		snprintf(name, sizeof(name), "flush.send.%d.post", i);
 		want_errno(name, send_wr(&p.a, &w), 0);
 		snprintf(name, sizeof(name), "flush.send.%d", i);
-		want_wc(name, p.a.scq, 20 + (uint64_t)i, IBV_WC_WR_FLUSH_ERR);
+		if (kernel_before(5, 11))
+			say(name, "%s", stays_empty(p.a.scq) ? "not flushed" : "flushed");
+		else
+			want_wc(name, p.a.scq, 20 + (uint64_t)i, IBV_WC_WR_FLUSH_ERR);
 	}
 	/* A receive posted in ERR: the kernel does not notice it. */
 	want_errno("flush.late_recv.post", recv_one(&p.a, 30, 0, 64), 0);
