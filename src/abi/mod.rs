@@ -1,5 +1,6 @@
 //! libibverbs: its public types and its private ABI, as data.
 
+pub mod ask;
 pub mod detect;
 pub mod host;
 pub mod layout;

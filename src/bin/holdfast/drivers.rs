@@ -24,7 +24,6 @@ pub(crate) struct DriverFile {
     /// What its `driver` lines name, in order.
     pub(crate) names: Vec<String>,
     /// Lines that libibverbs would complain about.
-    #[allow(dead_code, reason = "told by the doctor")]
     pub(crate) bad: Vec<String>,
 }
 
@@ -71,7 +70,6 @@ fn parse(bytes: &[u8]) -> (Vec<String>, Vec<String>) {
     (names, bad)
 }
 
-#[allow(dead_code, reason = "told by the doctor")]
 /// Every name in the order libibverbs loads them.
 pub(crate) fn load_order(files: &[DriverFile]) -> Vec<(&str, &Path)> {
     let read =

@@ -11,7 +11,7 @@
 
 use crate::drivers::{self, Block, DriverFile, First, OURS, STOCK};
 use crate::library::Library;
-use crate::system::{Root, Trouble};
+use crate::system::{Root, Trouble, say};
 use holdfast::config::{self, Families};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -98,10 +98,10 @@ pub(crate) fn enable(args: &EnableArgs) -> Result<ExitCode, Trouble> {
     let files = drivers::read(&root, &dir)?;
     for (family, stock) in wanted(&goal) {
         match drivers::first(&files, stock) {
-            First::Holdfast | First::OnlyHoldfast => println!(
+            First::Holdfast | First::OnlyHoldfast => say(format_args!(
                 "{}: holdfast is loaded first; stock '{stock}' stays behind it for what holdfast declines.",
                 family.names()
-            ),
+            )),
             other => {
                 return Err(Trouble::new(
                     format!("the files were written, yet holdfast is not in front of '{stock}' ({other:?})"),
@@ -121,10 +121,10 @@ pub(crate) fn enable(args: &EnableArgs) -> Result<ExitCode, Trouble> {
             ),
         ));
     }
-    println!(
+    say(
         "Not reached: programs that already run; programs in containers, which have driver files of their own; programs \
          started with RDMAV_DRIVERS or LD_PRELOAD naming another provider; and, for the devices of a vendor library they \
-         link themselves (libmlx5 and the like), programs that link one: those need 'holdfast run'."
+         link themselves (libmlx5 and the like), programs that link one: those need 'holdfast run'.",
     );
     Ok(ExitCode::SUCCESS)
 }
@@ -145,7 +145,7 @@ pub(crate) fn disable(args: &DisableArgs) -> Result<ExitCode, Trouble> {
 
 fn report(done: &[Change], dry_run: bool, state: &str) {
     if done.is_empty() {
-        println!("Already {state}: nothing to change.");
+        say(format_args!("Already {state}: nothing to change."));
     }
     for Change { path, before, after } in done {
         let verb = match (before, after, dry_run) {
@@ -156,7 +156,7 @@ fn report(done: &[Change], dry_run: bool, state: &str) {
             (_, None, true) => "would remove",
             (_, _, true) => "would change",
         };
-        println!("{verb} {}", path.display());
+        say(format_args!("{verb} {}", path.display()));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The system's libibverbs, told from its file: nothing of it is run, so a root of another release can be asked too.
 
-use crate::system::{Root, Trouble};
+use crate::system::{Root, Trouble, say};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -100,7 +100,7 @@ pub(crate) fn print_where(args: &WhereArgs) -> Result<ExitCode, Trouble> {
         })?,
         What::ConfigDir => library.config_dir,
     };
-    println!("{}", dir.display());
+    say(dir.display());
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,9 +2,11 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
+mod doctor;
 mod drivers;
 mod enable;
 mod library;
+mod netlink;
 mod run;
 mod system;
 
@@ -23,10 +25,16 @@ struct Cli {
 enum Command {
     /// Start a program with holdfast in front of the stock providers
     Run(run::Args),
+    /// Say which provider serves each RDMA device and why, and what is in the way
+    ///
+    /// Exit status: 0 nothing is in the way, 1 something is, 2 it could not be told.
+    Doctor(doctor::Args),
     /// Make holdfast the default provider of this system, the stock one staying behind it
     Enable(enable::EnableArgs),
     /// Undo `enable`: the stock provider is the default again
     Disable(enable::DisableArgs),
+    #[command(name = doctor::ASK, hide = true)]
+    Ask(doctor::AskArgs),
     #[command(name = run::IS_LOADED, hide = true)]
     IsLoaded { library: std::path::PathBuf },
     /// For the Makefile
@@ -39,6 +47,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Where(args) => library::print_where(&args),
         Command::IsLoaded { library } => Ok(run::is_loaded(&library)),
+        Command::Doctor(args) => doctor::doctor(&args),
+        Command::Ask(args) => Ok(doctor::answer(&args)),
         Command::Enable(args) => enable::enable(&args),
         Command::Disable(args) => enable::disable(&args),
     };

@@ -1,6 +1,7 @@
 //! A system's files, below `/` or below another root, and how trouble with them is told.
 
 use std::fmt;
+use std::io::Write as _;
 use std::path::{Component, Path, PathBuf};
 
 /// What is wrong, and the way out of it.
@@ -20,6 +21,11 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}. {}.", self.what.trim_end_matches('.'), self.way_out.trim_end_matches('.'))
     }
+}
+
+/// Prints to stdout. A reader who went away (`| head`) is no reason to stop in the middle of work.
+pub(crate) fn say(text: impl fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Where a system's files are.
