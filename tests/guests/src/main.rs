@@ -6,8 +6,10 @@
 mod boot;
 mod host;
 mod kernel;
+mod matrix;
 mod paths;
 mod portable;
+mod report;
 mod root;
 mod run;
 
@@ -57,6 +59,8 @@ enum Command {
     },
     /// Build the provider and the command against the oldest suite's glibc, into target/portable
     Build,
+    /// Run the cases with stock and with holdfast in all guests, and make the table
+    Matrix(matrix::MatrixArgs),
     /// Boot a guest and run a command in it as root: its output, its exit status
     Run(RunArgs),
 }
@@ -140,6 +144,10 @@ fn dispatch(command: Command) -> Result<u8> {
             host::setup()?;
             println!("{}", portable::build()?.display());
             Ok(0)
+        }
+        Command::Matrix(args) => {
+            host::setup()?;
+            matrix::matrix(&args)
         }
         Command::Run(args) => run_command(args),
     }

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The checkout this tool was built from.
+/// The checkout: the one we are in, or else the one this tool was built from.
 pub(crate) fn checkout() -> Result<PathBuf> {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
+    let here = env::current_dir().context("the present directory is gone")?;
+    let inside = here.ancestors().find(|dir| dir.join("tests/guests/Cargo.toml").is_file());
+    let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    inside
+        .unwrap_or(&built_from)
         .canonicalize()
-        .context("the checkout this tool was built from is gone: build it anew")
+        .context("not in a checkout, and the one this tool was built from is gone")
 }
 
 /// `tests/guests` of the checkout.

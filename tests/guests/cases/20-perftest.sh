@@ -1,0 +1,44 @@
+# perftest: server on rxe0, client on rxe1. It links libmlx5, so holdfast is preloaded as well.
+
+perftest() { # NAME VARIANTS TOOL ARGUMENT...
+    local name=$1 variants=$2
+    shift 2
+    register "$name" "$variants" "perftest_cell \$variant $*"
+}
+perftest_cell() { # VARIANT TOOL ARGUMENT...
+    local variant=$1 tool=$2 ready=tcp host=127.0.0.1
+    shift 2
+    [[ " $* " != *' -R '* ]] || ready=cm host=10.0.0.1 # rdmacm wants the address of the device itself
+    set -- -x 1 -p $port -F "$@"
+    # The row of results: bytes, iterations, figures.
+    tool_pair "$variant" preload $ready '^ [0-9]+ +[0-9]+ +[0-9.inf]+' -- "$tool" -d rxe0 "$@" -- "$tool" -d rxe1 "$@" $host
+}
+
+# Iterations are few: under emulation one may take milliseconds.
+for verb in write send read atomic; do
+    perftest perftest-$verb-bw "$ALL4" ib_${verb}_bw -n 100
+    perftest perftest-$verb-lat "$BOTH" ib_${verb}_lat -n 50
+done
+for verb in write send; do
+    perftest perftest-$verb-bw-uc "$BOTH" ib_${verb}_bw -c UC -n 100 -s 4096
+    perftest perftest-$verb-lat-uc "$BOTH" ib_${verb}_lat -c UC -n 50
+    perftest perftest-$verb-lat-inline "$BOTH" ib_${verb}_lat -n 50 -s 64 -I 64
+    perftest perftest-$verb-bw-inline "$BOTH" ib_${verb}_bw -n 100 -s 64 -I 64
+    perftest perftest-$verb-bw-2way "$BOTH" ib_${verb}_bw -b -n 100 -s 4096
+    perftest perftest-$verb-bw-4qp "$BOTH" ib_${verb}_bw -q 4 -n 100 -s 4096
+    perftest perftest-$verb-bw-old-post "$BOTH" ib_${verb}_bw --use_old_post_send -n 100 -s 4096
+    perftest perftest-$verb-lat-old-post "$BOTH" ib_${verb}_lat --use_old_post_send -n 100
+    perftest perftest-$verb-bw-cm "$BOTH" ib_${verb}_bw -R -n 100 -s 4096
+done
+perftest perftest-read-bw-2way "$BOTH" ib_read_bw -b -n 100 -s 4096
+perftest perftest-read-bw-4qp "$BOTH" ib_read_bw -q 4 -n 100 -s 4096
+perftest perftest-read-bw-old-post "$BOTH" ib_read_bw --use_old_post_send -n 100 -s 4096
+perftest perftest-read-bw-cm "$BOTH" ib_read_bw -R -n 100 -s 4096
+perftest perftest-atomic-bw-old-post "$BOTH" ib_atomic_bw --use_old_post_send -n 100
+perftest perftest-atomic-cas "$BOTH" ib_atomic_bw -A CMP_AND_SWAP -n 100
+perftest perftest-send-bw-ud "$BOTH" ib_send_bw -c UD -n 100 -s 1024
+perftest perftest-send-lat-ud "$BOTH" ib_send_lat -c UD -n 100 -s 256
+perftest perftest-send-bw-events "$BOTH" ib_send_bw -e -n 100 -s 4096
+perftest perftest-write-bw-duration "$BOTH" ib_write_bw -D 2 -s 65536
+perftest perftest-send-bw-big "$BOTH" ib_send_bw -n 10 -s 1048576
+perftest perftest-send-bw-srq "$BOTH" ib_send_bw -r 64 --use-srq -q 2 -n 100 -s 4096
