@@ -234,6 +234,17 @@ fn preloaded_it_comes_before_a_provider_that_the_program_links() {
     BENCH.run(&program, &[], &["rxe0"], &Way::preload()).served(&["rxe0 holdfast-rxe"]);
     let now = Way::preload().with("LD_BIND_NOW", "1");
     BENCH.run(&program, &[], &["rxe0", "mlx5_0"], &now).served(&["rxe0 holdfast-rxe", "mlx5_0 mlx5"]);
+    // Between us and libibverbs there may be another.
+    let tracer = BENCH.workshop.build(
+        "linked/tracer.so",
+        &c::source("tracer.c"),
+        ["-shared", "-fPIC", &number, "-ldl"],
+    );
+    let mut traced = Way::preload();
+    traced.preload.push(tracer);
+    let seen = BENCH.run(&program, &[], &["rxe0"], &traced);
+    seen.served(&["rxe0 holdfast-rxe"]);
+    assert!(seen.all("traced").contains("linked"), "{}", seen.stdout);
     // Its call is handed on: what holdfast does not take, it gets.
     BENCH
         .run(&program, &[], &["rxe0"], &Way::preload().with("HOLDFAST_FAMILIES", "none"))
@@ -461,7 +472,7 @@ fn ask(recipe: &Recipe, name: &str, way: &Way) -> Seen {
     let program = BENCH.workshop.build(
         &format!("{name}/asks"),
         &c::source("asks.c"),
-        [library.to_str().unwrap(), rpath.as_str()],
+        [library.to_str().unwrap(), rpath.as_str(), "-ldl"],
     );
     BENCH.run(&program, &[], &[], way)
 }

@@ -521,3 +521,35 @@ pub fn describe(path: &Path) -> Result<Description, String> {
     let layout = Host::from_handle(handle).map(|host| host.detected);
     Ok(Description { path, number, layout })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_found_leaves_no_error_for_the_programs_dlerror() {
+        let libc = Handle::load(Path::new("libc.so.6")).unwrap();
+        assert!(libc.symbol(c"dlsym").is_some());
+        assert!(libc.symbol(c"holdfast_has_no_such_symbol").is_none());
+        // SAFETY: no arguments.
+        assert!(unsafe { libc::dlerror() }.is_null());
+        assert!(Handle::next(c"holdfast_has_no_such_symbol").is_none());
+        // SAFETY: no arguments.
+        assert!(unsafe { libc::dlerror() }.is_null());
+    }
+
+    #[test]
+    fn an_address_is_traced_to_its_object() {
+        let libc = Handle::load(Path::new("libc.so.6")).unwrap();
+        let address = libc.symbol(c"dlsym").unwrap().as_ptr();
+        let (base, path) = object_of(address).unwrap();
+        assert!(base < address.addr() && path.to_str().unwrap().contains("libc"), "{}", path.display());
+        assert_eq!(object_of(core::ptr::without_provenance(16)), None);
+    }
+
+    #[test]
+    fn a_program_without_libibverbs_is_told_so() {
+        let declined = Declined { path: None, why: None };
+        assert!(declined.to_string().contains("no libibverbs is loaded"));
+    }
+}
