@@ -1,4 +1,12 @@
 //! The layouts of `src/abi` against the recorded facts in `tests/data/pabi`, field by field.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and may say what it did"
+)]
 
 use holdfast::abi::detect::{self, Probe};
 use holdfast::abi::layout::{LAYOUTS, Layout};

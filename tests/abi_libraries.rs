@@ -1,6 +1,14 @@
 //! Detection, the self-check and the place of every operation, on loaded libraries: one built from the recorded facts of each
 //! layout, broken ones, and the real libibverbs of this machine (and any named in `HOLDFAST_TEST_LIBIBVERBS`).
 #![allow(unsafe_code, reason = "calls into the libraries under test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and may say what it did"
+)]
 
 mod c;
 
