@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: help demo test test-full lint build install uninstall bench guest setup clean
+.PHONY: help demo test test-full lint build install uninstall guest setup clean
 
 # Where `make build` leaves the library, the names libibverbs wants it under, and the command.
 OUT := $(CURDIR)/target/holdfast
@@ -86,10 +86,6 @@ test-full: ## the same, with the long runs (every cell of the matrix, sanitizers
 
 demo: ## boots one guest and runs traffic through holdfast (SUITE=bookworm)
 	@tests/demo
-
-bench: ## holdfast against stock soft-RoCE, alternating in one guest (SUITE=bookworm)
-	@tests/setup
-	$(GUEST) bench --suite $(or $(SUITE),bookworm)
 
 # The command goes by the environment, so that its quotes arrive.
 guest: export HOLDFAST_GUEST_CMD = $(CMD)
