@@ -46,9 +46,7 @@ fn register(handle: Handle) {
     if REGISTERED.is_completed() {
         return;
     }
-    // SAFETY: no memory is involved.
-    let secure = unsafe { libc::getauxval(libc::AT_SECURE) } != 0;
-    if config::init(secure).families.is_empty() {
+    if config::init(secure()).families.is_empty() {
         return;
     }
     let Some(register) = detect::number(&handle).and_then(|number| handle.register_driver(number)) else {
@@ -67,9 +65,16 @@ fn register(handle: Handle) {
     });
 }
 
+/// Whether the program gained privileges, and its environment is not to be trusted.
+fn secure() -> bool {
+    // SAFETY: no memory is involved.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Whether the user wants holdfast to do nothing: `HOLDFAST=off`.
 fn off() -> bool {
-    std::env::var_os("HOLDFAST").is_some_and(|value| value.eq_ignore_ascii_case("off") || value == "0")
+    !secure()
+        && std::env::var_os("HOLDFAST").is_some_and(|value| value.eq_ignore_ascii_case("off") || value == "0")
 }
 
 /// A provider registers itself with private ABI `symbol` names.
