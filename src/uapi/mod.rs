@@ -12,7 +12,9 @@
 //!
 //! After the device was taken away (disassociation) every command answers `EIO`, except that a destroy succeeds.
 //!
-//! All pointers travel in [`sys`], the only module that may say `unsafe` or make a system call.
+//! All pointers travel in [`sys`], the only module that may say `unsafe` or make a system call. In unit tests its calls are
+//! answered by a script (`sys::twin`); structs and numbers are held against the C headers; `tests/uapi_live.rs` runs every
+//! command on a real kernel.
 
 use crate::error::Errno;
 use std::os::fd::RawFd;

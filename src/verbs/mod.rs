@@ -1,6 +1,6 @@
 //! The verbs: `extern "C"` functions that libibverbs calls, generic over the device family.
 //!
-//! Control verbs run under [`guard`]; post, poll and arm go straight to the family's queues. Each function's safety contract is
+//! Control verbs run under `guard`; post, poll and arm go straight to the family's queues. Each function's safety contract is
 //! its manual page: libibverbs passes live objects of our own, and the application keeps to the page.
 
 mod attr;
