@@ -10,3 +10,30 @@ cm_tool ucmatose "$ALL4" 'data transfers complete' 'ucmatose -b 10.0.0.1 -p $por
 cm_tool ucmatose-many "$BOTH" 'data transfers complete' 'ucmatose -b 10.0.0.1 -p $port -c 10 -C 20' 'ucmatose -b 10.0.0.2 -s 10.0.0.1 -p $port -c 10 -C 20'
 cm_tool udaddy "$BOTH" 'data transfers complete' 'udaddy -b 10.0.0.1' 'udaddy -b 10.0.0.2 -s 10.0.0.1'
 cm_tool rdma-client-server "$BOTH" 'rdma_client: end 0' 'rdma_server -s 10.0.0.1 -p $port' 'rdma_client -s 10.0.0.1 -p $port'
+
+# qperf's server serves each client in a child. Of its tests only those that connect by rdmacm know RoCE.
+for test in rc_bw rc_lat rc_rdma_write_bw rc_rdma_read_bw rc_fetch_add_mr; do
+    register qperf-$test "$BOTH" "qperf_cell \$variant $test"
+done
+qperf_cell() { # VARIANT TEST
+    local variant=$1 job server_job rc server client served
+    launch server "${variant%/*}" preload qperf -lp $port || return 1
+    server_job=$job server=$pid
+    until_ $LIMIT ready_or_gone listening $port
+    launch client "${variant#*/}" preload qperf 10.0.0.1 -lp $port -cm 1 -t 2 "$2" || return 1
+    client_job=$job client=$pid
+    # Two seconds of traffic: looked at while they pass.
+    prove client "$client" "${variant#*/}" preload && until_ $LIMIT child_or_gone "$server" "$client" &&
+        prove server "$served" "${variant%/*}" preload
+    local proof=$?
+    wait "$client_job"
+    rc=$?
+    abandon "$server_job"
+    [ $rc -eq 0 ] || { note="the client ended with $rc: $(last_words client)"; return 1; }
+    [ $proof -eq 0 ] || return 1
+    grep -qE '(bw|latency|msg_rate) +=' "$log.client" || { note='no figure'; return 1; }
+}
+child_or_gone() { # SERVER CLIENT
+    read -r served _ <"/proc/$1/task/$1/children"
+    [ -n "$served" ] || gone "$2"
+} 2>/dev/null

@@ -136,7 +136,7 @@ served_or_gone() { served "$@" || gone "$2"; }
 prove() {
     local maps=$log.$1.maps lines
     until_ $LIMIT served_or_gone "$1" "$2" "$3"
-    mapfile -t lines <"/proc/$2/maps" && printf '%s\n' "${lines[@]}" >"$maps"
+    { mapfile -t lines <"/proc/$2/maps"; } 2>/dev/null && printf '%s\n' "${lines[@]}" >"$maps"
     if ! served "$1" "$2" "$3"; then
         note="$1: not proven that $3 serves it"
     elif [ "$3" = stock ] && holds "$maps" libholdfast; then
