@@ -119,6 +119,11 @@ void need(bool ok, const char *what)
 	_exit(1);
 }
 
+int failed(void)
+{
+	return failures != 0;
+}
+
 int finish(void)
 {
 	printf("DONE cases=%u failures=%u\n", cases, failures);

@@ -43,8 +43,9 @@ bool strict_check(const char *name, bool ok);
 bool strict_int(const char *name, long long got, long long want);
 /* A step that the case needs and that is not its subject: the program ends if it failed. */
 void need(bool ok, const char *what);
-/* Ends the program: status 0 if nothing failed. */
+/* The status to end with: 0 if nothing failed. finish() says so besides, and that there were cases at all. */
 int finish(void);
+int failed(void);
 
 const char *errname(int err);
 /* A verb that returns a pointer: the errno, or 0 if it succeeded. */

@@ -46,8 +46,7 @@ int main(int argc, char **argv)
 	check_provider(&o);
 	struct topo topos[] = { { "loop", &a, &a }, { "wire", &a, &b } };
 	for (size_t g = 0; g < ARRAY_SIZE(groups); g++) {
-		bool chosen = !o.argc && (!groups[g].named || (groups[g].run == walk_hazard &&
-							       provider() == PROVIDER_HOLDFAST));
+		bool chosen = !o.argc && !groups[g].named;
 		for (int i = 0; i < o.argc; i++)
 			chosen = chosen || !fnmatch(o.argv[i], groups[g].name, 0);
 		for (size_t t = 0; chosen && t < (groups[g].once ? 1 : ARRAY_SIZE(topos)); t++) {
