@@ -16,14 +16,15 @@ pingpong pingpong-rc "$ALL4" ibv_rc_pingpong -n 100
 pingpong pingpong-uc "$BOTH" ibv_uc_pingpong -n 100
 pingpong pingpong-ud "$ALL4" ibv_ud_pingpong -n 100
 pingpong pingpong-srq "$ALL4" ibv_srq_pingpong -n 100
-pingpong pingpong-xsrq "$BOTH" ibv_xsrq_pingpong -n 100
 pingpong pingpong-rc-events "$ALL4" ibv_rc_pingpong -n 100 -e
+pingpong pingpong-rc-big "$BOTH" ibv_rc_pingpong -n 10 -s 1000000 -m 4096 -c
+pingpong pingpong-rc-odp "$BOTH" ibv_rc_pingpong -n 100 -o
+pingpong pingpong-rc-new-send "$BOTH" ibv_rc_pingpong -n 100 -N
+full_only
+pingpong pingpong-xsrq "$BOTH" ibv_xsrq_pingpong -n 100
+pingpong pingpong-rc-timestamp "$BOTH" ibv_rc_pingpong -n 100 -t
 pingpong pingpong-uc-events "$BOTH" ibv_uc_pingpong -n 100 -e
 pingpong pingpong-ud-events "$BOTH" ibv_ud_pingpong -n 100 -e
 pingpong pingpong-srq-events "$BOTH" ibv_srq_pingpong -n 100 -e
-pingpong pingpong-rc-big "$BOTH" ibv_rc_pingpong -n 10 -s 1000000 -m 4096 -c
 pingpong pingpong-rc-check "$BOTH" ibv_rc_pingpong -n 100 -c
-pingpong pingpong-rc-odp "$BOTH" ibv_rc_pingpong -n 100 -o
-pingpong pingpong-rc-timestamp "$BOTH" ibv_rc_pingpong -n 100 -t
-pingpong pingpong-rc-new-send "$BOTH" ibv_rc_pingpong -n 100 -N
 register pingpong-rc-preload "$BOTH" 'pingpong_cell $variant preload ibv_rc_pingpong -n 100'

@@ -19,25 +19,32 @@ for verb in write send read atomic; do
     perftest perftest-$verb-bw "$ALL4" ib_${verb}_bw -n 100
     perftest perftest-$verb-lat "$BOTH" ib_${verb}_lat -n 50
 done
+perftest perftest-write-bw-uc "$BOTH" ib_write_bw -c UC -n 100 -s 4096
+perftest perftest-send-bw-uc "$BOTH" ib_send_bw -c UC -n 100 -s 4096
+perftest perftest-send-bw-ud "$BOTH" ib_send_bw -c UD -n 100 -s 1024
+perftest perftest-send-lat-ud "$BOTH" ib_send_lat -c UD -n 50 -s 256
+perftest perftest-send-lat-inline "$BOTH" ib_send_lat -n 50 -s 64 -I 64
+perftest perftest-write-bw-2way "$BOTH" ib_write_bw -b -n 100 -s 4096
+perftest perftest-send-bw-4qp "$BOTH" ib_send_bw -q 4 -n 100 -s 4096
+perftest perftest-write-bw-old-post "$BOTH" ib_write_bw --use_old_post_send -n 100 -s 4096
+perftest perftest-send-bw-old-post "$BOTH" ib_send_bw --use_old_post_send -n 100 -s 4096
+perftest perftest-send-bw-cm "$BOTH" ib_send_bw -R -n 100 -s 4096
+full_only
 for verb in write send; do
-    perftest perftest-$verb-bw-uc "$BOTH" ib_${verb}_bw -c UC -n 100 -s 4096
     perftest perftest-$verb-lat-uc "$BOTH" ib_${verb}_lat -c UC -n 50
-    perftest perftest-$verb-lat-inline "$BOTH" ib_${verb}_lat -n 50 -s 64 -I 64
     perftest perftest-$verb-bw-inline "$BOTH" ib_${verb}_bw -n 100 -s 64 -I 64
-    perftest perftest-$verb-bw-2way "$BOTH" ib_${verb}_bw -b -n 100 -s 4096
-    perftest perftest-$verb-bw-4qp "$BOTH" ib_${verb}_bw -q 4 -n 100 -s 4096
-    perftest perftest-$verb-bw-old-post "$BOTH" ib_${verb}_bw --use_old_post_send -n 100 -s 4096
-    perftest perftest-$verb-lat-old-post "$BOTH" ib_${verb}_lat --use_old_post_send -n 100
-    perftest perftest-$verb-bw-cm "$BOTH" ib_${verb}_bw -R -n 100 -s 4096
+    perftest perftest-$verb-lat-old-post "$BOTH" ib_${verb}_lat --use_old_post_send -n 50
 done
+perftest perftest-write-lat-inline "$BOTH" ib_write_lat -n 50 -s 64 -I 64
+perftest perftest-write-bw-4qp "$BOTH" ib_write_bw -q 4 -n 100 -s 4096
+perftest perftest-write-bw-cm "$BOTH" ib_write_bw -R -n 100 -s 4096
+perftest perftest-send-bw-2way "$BOTH" ib_send_bw -b -n 100 -s 4096
 perftest perftest-read-bw-2way "$BOTH" ib_read_bw -b -n 100 -s 4096
 perftest perftest-read-bw-4qp "$BOTH" ib_read_bw -q 4 -n 100 -s 4096
 perftest perftest-read-bw-old-post "$BOTH" ib_read_bw --use_old_post_send -n 100 -s 4096
 perftest perftest-read-bw-cm "$BOTH" ib_read_bw -R -n 100 -s 4096
 perftest perftest-atomic-bw-old-post "$BOTH" ib_atomic_bw --use_old_post_send -n 100
 perftest perftest-atomic-cas "$BOTH" ib_atomic_bw -A CMP_AND_SWAP -n 100
-perftest perftest-send-bw-ud "$BOTH" ib_send_bw -c UD -n 100 -s 1024
-perftest perftest-send-lat-ud "$BOTH" ib_send_lat -c UD -n 100 -s 256
 perftest perftest-send-bw-events "$BOTH" ib_send_bw -e -n 100 -s 4096
 perftest perftest-write-bw-duration "$BOTH" ib_write_bw -D 2 -s 65536
 perftest perftest-send-bw-big "$BOTH" ib_send_bw -n 10 -s 1048576

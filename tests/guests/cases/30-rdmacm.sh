@@ -12,9 +12,6 @@ cm_tool udaddy "$BOTH" 'data transfers complete' 'udaddy -b 10.0.0.1' 'udaddy -b
 cm_tool rdma-client-server "$BOTH" 'rdma_client: end 0' 'rdma_server -s 10.0.0.1 -p $port' 'rdma_client -s 10.0.0.1 -p $port'
 
 # qperf's server serves each client in a child. Of its tests only those that connect by rdmacm know RoCE.
-for test in rc_bw rc_lat rc_rdma_write_bw rc_rdma_read_bw rc_fetch_add_mr; do
-    register qperf-$test "$BOTH" "qperf_cell \$variant $test"
-done
 qperf_cell() { # VARIANT TEST
     local variant=$1 job server_job rc server client served
     launch server "${variant%/*}" preload qperf -lp $port || return 1
@@ -37,3 +34,10 @@ child_or_gone() { # SERVER CLIENT
     read -r served _ <"/proc/$1/task/$1/children"
     [ -n "$served" ] || gone "$2"
 } 2>/dev/null
+qperf() { register "qperf-$1" "$BOTH" "qperf_cell \$variant $1"; }
+qperf rc_bw
+qperf rc_lat
+full_only
+qperf rc_rdma_write_bw
+qperf rc_rdma_read_bw
+qperf rc_fetch_add_mr

@@ -23,11 +23,14 @@ until_() {
     done
 }
 
+# What a case file registers after this only varies what other cases do.
+full_only() { [ -n "$full" ] || [ "$glob" != '*' ] || wanted=''; }
+
 # register NAME VARIANTS WORDS: a cell for each variant that the chosen providers allow.
 register() {
     local name=$1 variant body=$3
     # shellcheck disable=SC2053 # a pattern is what it is
-    [[ $name == $glob ]] || return 0
+    [[ $wanted && $name == $glob ]] || return 0
     for variant in $2; do
         case "$providers:$variant" in
         'stock holdfast':* | stock:stock/stock | holdfast:holdfast/holdfast)

@@ -33,6 +33,9 @@ pub(crate) struct MatrixArgs {
     /// Only cases whose names match, as the shell matches
     #[arg(long, value_name = "GLOB", default_value = "*")]
     case: String,
+    /// Also the cases that only vary what others do
+    #[arg(long)]
+    full: bool,
     /// How often each cell runs; the worst run counts
     #[arg(long, value_name = "N", default_value_t = 1)]
     repeat: u32,
@@ -121,6 +124,10 @@ fn one_suite(root: &Root, args: &MatrixArgs, provider_dir: &Path, cannot: &Canno
         &out.display().to_string(),
     ]
     .map(str::to_owned);
+    let mut words = words.to_vec();
+    if args.full {
+        words.push("--full".to_owned());
+    }
     spec.job = Job::from_words(&words);
     let outcome = run::boot(&spec, Some(&mut |line| println!("{:8} {line}", suite.name())))?;
     outcome.report();
