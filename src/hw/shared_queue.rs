@@ -99,7 +99,6 @@ impl SharedQueue {
         let slots = u64::from(mask) + 1;
         let fits = shift < 32
             && slots.is_power_of_two()
-            && mask > 0
             && (1_u64 << shift) >= elem_size as u64
             && slots.checked_shl(shift).is_some_and(|bytes| bytes <= (len - header) as u64);
         if !fits {

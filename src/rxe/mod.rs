@@ -148,16 +148,15 @@ impl Family for Rxe {
         srq_limit: u32,
         mask: u32,
     ) -> Result<(), Error> {
-        if mask & IBV_SRQ_MAX_WR == 0 {
-            return uapi::srq::modify(device.fd, handle, mask, max_wr, srq_limit, Udata::none())
-                .step("modify the SRQ");
-        }
         let mut rq = srq.rq.lock();
         let mut resized = wire::MmInfo::default();
-        // The kernel writes the new queue's place there.
+        // The kernel writes a new queue's place there, and wants the address whatever the change.
         let command = wire::ModifySrqCmd { mmap_info_addr: (&raw mut resized).expose_provenance() as u64 };
         uapi::srq::modify(device.fd, handle, mask, max_wr, srq_limit, Udata::input(&command))
             .step("modify the SRQ")?;
+        if mask & IBV_SRQ_MAX_WR == 0 {
+            return Ok(());
+        }
         rq.replace(device.fd, resized)
     }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
 mod boot;
+mod clients;
 mod host;
 mod kernel;
 mod matrix;
@@ -59,6 +60,8 @@ enum Command {
     },
     /// Build the provider and the command against the oldest suite's glibc, into target/portable
     Build,
+    /// Compile the C clients for a suite, into target/clients
+    Clients { suite: Suite },
     /// Run the cases with stock and with holdfast in all guests, and make the table
     Matrix(matrix::MatrixArgs),
     /// Boot a guest and run a command in it as root: its output, its exit status
@@ -143,6 +146,11 @@ fn dispatch(command: Command) -> Result<u8> {
         Command::Build => {
             host::setup()?;
             println!("{}", portable::build()?.display());
+            Ok(0)
+        }
+        Command::Clients { suite } => {
+            host::setup()?;
+            println!("{}", clients::build(&Root::ensure(suite, &[])?)?.display());
             Ok(0)
         }
         Command::Matrix(args) => {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::report::{self, Cannot, Cell, Record, Sum, Verdict};
 use crate::root::{Root, Suite};
 use crate::run::{self, Job, Spec};
-use crate::{paths, portable};
+use crate::{clients, paths, portable};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Provider {
@@ -103,6 +103,7 @@ fn one_suite(root: &Root, args: &MatrixArgs, provider_dir: &Path, cannot: &Canno
         fs::remove_dir_all(&out).with_context(|| format!("removing {}", out.display()))?;
     }
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
+    let clients = clients::build(root)?;
     let mut spec = Spec::new(root);
     spec.timeout = Some(args.timeout);
     spec.log = Some(out.with_extension("kernel.log"));
@@ -113,6 +114,7 @@ fn one_suite(root: &Root, args: &MatrixArgs, provider_dir: &Path, cannot: &Canno
     let words = [
         "env",
         &format!("HOLDFAST_DIR={}", provider_dir.display()),
+        &format!("CLIENTS_DIR={}", clients.display()),
         "tests/guests/cases/run",
         "--provider",
         provider.get_name(),

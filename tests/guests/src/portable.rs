@@ -13,6 +13,9 @@ use crate::root::{Root, Suite};
 /// libibverbs appends its private ABI's number to the name of a provider it is told to load.
 const PABI: [u32; 6] = [33, 34, 57, 59, 64, 65];
 
+/// The test program that gives each kernel command to a live device (tests/uapi_live.rs).
+const UAPI_LIVE: &str = "uapi_live";
+
 /// The glibc of the oldest suite.
 const GLIBC: (u32, u32) = (2, 31);
 
@@ -37,6 +40,11 @@ pub(crate) fn build() -> Result<PathBuf> {
         "holdfast",
         "--features",
         "tools",
+        "--lib",
+        "--bins",
+        "--test",
+        UAPI_LIVE,
+        "--message-format=json-render-diagnostics",
     ]);
     cargo.args(["--target", TARGET, "--target-dir"]).arg(&build);
     // RUSTFLAGS would win over the variable of the target.
@@ -45,20 +53,36 @@ pub(crate) fn build() -> Result<PathBuf> {
         "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
         link_flags(&oldest.fs(), &build.join("lib"))?,
     );
-    let status = cargo.status().context("running cargo")?;
-    if !status.success() {
-        bail!("the portable build failed: {status}");
+    let output = cargo.stderr(Stdio::inherit()).output().context("running cargo")?;
+    if !output.status.success() {
+        bail!("the portable build failed: {}", output.status);
     }
-    for name in ["libholdfast.so", "holdfast"] {
-        let built = build.join(TARGET).join("release").join(name);
-        prove(&built)?;
-        replace(&dir.join(name), |new| fs::copy(&built, new).map(drop))?;
+    let release = build.join(TARGET).join("release");
+    let live = executable(&String::from_utf8_lossy(&output.stdout), UAPI_LIVE)
+        .with_context(|| format!("cargo does not say where it built {UAPI_LIVE}"))?;
+    let files = [
+        ("libholdfast.so", release.join("libholdfast.so")),
+        ("holdfast", release.join("holdfast")),
+        (UAPI_LIVE, live),
+    ];
+    for (name, built) in &files {
+        prove(built)?;
+        replace(&dir.join(name), |new| fs::copy(built, new).map(drop))?;
     }
     for number in PABI {
         let name = format!("libholdfast-rdmav{number}.so");
         replace(&dir.join(name), |new| symlink("libholdfast.so", new))?;
     }
     Ok(dir)
+}
+
+/// Where the build left a program, by what cargo says of each artifact in JSON.
+fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages.lines().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let built = message.get("executable")?.as_str()?;
+        (message.pointer("/target/name")? == name).then(|| built.into())
+    })
 }
 
 /// The libraries a Rust program links, by the names of their files in the oldest suite.
@@ -137,6 +161,15 @@ fn versions(symbols: &str) -> (usize, Vec<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_found_in_what_cargo_says() {
+        let line = r#"{"reason":"compiler-artifact","target":{"name":"live"},"executable":"/t/live-1"}"#;
+        let other = r#"{"reason":"compiler-artifact","target":{"name":"live"},"executable":null}"#;
+        let text = format!("no JSON\n{other}\n{line}\n");
+        assert_eq!(executable(&text, "live"), Some(PathBuf::from("/t/live-1")));
+        assert_eq!(executable(&text, "holdfast"), None);
+    }
 
     #[test]
     fn a_symbol_of_a_newer_glibc_is_found() {
