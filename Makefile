@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: help demo test test-full lint build install uninstall guest setup clean
+.PHONY: help demo test test-full bench lint build install uninstall guest setup clean
 
 # Where `make build` leaves the library, the names libibverbs wants it under, and the command.
 OUT := $(CURDIR)/target/holdfast
@@ -80,6 +80,10 @@ lint: ## format, clippy and documentation, without a warning
 
 test: ## everything: lint, unit tests, install and enable, four real kernels
 	@tests/run
+
+bench: ## stock against holdfast in one guest, alternating (SUITE=bookworm, ROUNDS=7): target/bench
+	@tests/setup
+	@$(GUEST) bench --suite $(or $(SUITE),bookworm) --rounds $(or $(ROUNDS),7)
 
 test-full: ## the same, with the long runs (every cell of the matrix, sanitizers, valgrind)
 	@tests/run full

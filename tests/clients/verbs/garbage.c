@@ -283,6 +283,7 @@ static const struct nonsense headers[] = {
 	{ "mask.max", INDEX_MASK, UINT32_MAX },
 };
 
+enum { CQ, CQX, SRQ, RQ, SQ };
 static int which_queue;
 static int which_nonsense;
 
@@ -290,6 +291,12 @@ static struct queue *chosen(struct bed *b)
 {
 	struct queue *all[] = { &b->cq_q, &b->cqx_q, &b->srq_q, &b->rq_q, &b->sq_q };
 	return all[which_queue];
+}
+
+/* The requester of later kernels runs towards the producer index of a send queue, whatever it is, and never gets there. */
+static bool kernel_believes(int queue, const struct nonsense *n)
+{
+	return queue == SQ && n->offset == PRODUCER && !kernel_before(6, 2);
 }
 
 static void one_header(void *arg)
@@ -320,7 +327,7 @@ static void elements(void *arg)
 			seed = seed * 1103515245u + 12345u;
 			put32(q, i, which_nonsense == 0 ? UINT32_MAX : which_nonsense == 1 ? 0x80000000u : seed);
 		}
-		if (which_queue < 2)
+		if (which_queue <= CQX)
 			put32(q, PRODUCER, (get32(q, CONSUMER) + mask) & mask);
 		check("polled", poll_all(&b));
 	}
@@ -343,7 +350,8 @@ static void flicker(void *arg)
 		for (;;) {
 			seed = seed * 1103515245u + 12345u;
 			const struct nonsense *n = &headers[(seed >> 8) % ARRAY_SIZE(headers)];
-			put32(q, n->offset, n->value);
+			if (!kernel_believes(which_queue, n))
+				put32(q, n->offset, n->value);
 			if (getppid() == 1)
 				_exit(0);
 		}
@@ -360,7 +368,7 @@ static void flicker(void *arg)
 
 int main(int argc, char **argv)
 {
-	static const char *const names[] = { "cq", "cqx", "srq", "rq", "sq" };
+	static const char *const names[] = { [CQ] = "cq", [CQX] = "cqx", [SRQ] = "srq", [RQ] = "rq", [SQ] = "sq" };
 	static const char *const fills[] = { "ones", "top_bit", "random.1", "random.2", "random.3" };
 	char how[32];
 	parse_options(&o, argc, argv, "[QUEUE...]    (of: cq cqx srq rq sq)");
@@ -381,6 +389,10 @@ int main(int argc, char **argv)
 			continue;
 		for (which_nonsense = 0; which_nonsense < (int)ARRAY_SIZE(headers); which_nonsense++) {
 			prefix("garbage.%s.%s", names[which_queue], headers[which_nonsense].name);
+			if (kernel_believes(which_queue, &headers[which_nonsense])) {
+				say("how", "left out: the kernel believes it, and hangs");
+				continue;
+			}
 			in_child(one_header, NULL, how, sizeof(how));
 			say("how", "%s", how);
 			strict_check("survived", !strcmp(how, "exit 0"));

@@ -22,7 +22,7 @@ walk() { # VARIANT
     local provider=${1%/*}
     client "$provider" "$clients/verbs-walk" -p "$provider" || return 1
     [ "$provider" = holdfast ] || return 0
-    python3 "$here/walk.py" "$out/cells/walk.stock-stock.lines" "$log.lines" "$here/../walk-differs.txt" >"$log.differs" 2>&1
+    python3 "$here/walk.py" "$out/cells/walk.stock-stock.lines" "$log.lines" "$here/../walk-differs.txt" "$VERSION_CODENAME" >"$log.differs" 2>&1
     local rc=$?
     note=$(tail -n 1 "$log.differs")
     return $rc

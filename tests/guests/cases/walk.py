@@ -1,5 +1,5 @@
-"""walk.py STOCK HOLDFAST DIFFERS: what verbs-walk said of two providers must be the same, line by line, but for the cases that
-DIFFERS names: one regular expression over the whole name of a case a line, ` :: `, and why."""
+"""walk.py STOCK HOLDFAST DIFFERS SUITE: what verbs-walk said of two providers must be the same, line by line, but for the cases
+that DIFFERS names for the suite."""
 
 import re
 import sys
@@ -15,10 +15,11 @@ def cases(path):
     return found
 
 
-def main(stock_path, holdfast_path, differs_path):
+def main(stock_path, holdfast_path, differs_path, suite):
     stock, holdfast = cases(stock_path), cases(holdfast_path)
     with open(differs_path) as lines:
-        named = [re.compile(line.split(" :: ")[0]) for line in lines if line.strip() and not line.startswith("#")]
+        entries = [line.split(" :: ") for line in lines if line.strip() and not line.startswith("#")]
+    named = [re.compile(name) for where, name, _ in entries if where in ("any", suite)]
     wrong = named_too = 0
     for name in list(stock) + [name for name in holdfast if name not in stock]:
         if stock.get(name) == holdfast.get(name):

@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
+mod bench;
 mod boot;
 mod clients;
 mod host;
@@ -64,6 +65,8 @@ enum Command {
     Clients { suite: Suite },
     /// Run the cases with stock and with holdfast in all guests, and make the table
     Matrix(matrix::MatrixArgs),
+    /// Measure both providers, alternating, in one guest
+    Bench(bench::BenchArgs),
     /// Boot a guest and run a command in it as root: its output, its exit status
     Run(RunArgs),
 }
@@ -156,6 +159,10 @@ fn dispatch(command: Command) -> Result<u8> {
         Command::Matrix(args) => {
             host::setup()?;
             matrix::matrix(&args)
+        }
+        Command::Bench(args) => {
+            host::setup()?;
+            bench::bench(&args)
         }
         Command::Run(args) => run_command(args),
     }
