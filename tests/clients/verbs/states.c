@@ -70,7 +70,11 @@ static void walk_type(struct topo *t, enum ibv_qp_type type, const char *what)
 		if (!err) {
 			struct ibv_async_event e;
 			snprintf(name, sizeof(name), "%s.sqd_to_rts", what);
-			err = to_state(p.a.qp, IBV_QPS_RTS);
+			/* Refused while it drains. */
+			double end = now() + LIMIT_S;
+			do
+				err = to_state(p.a.qp, IBV_QPS_RTS);
+			while (err == EINVAL && now() < end);
 			say(name, "%s", errname(err));
 			while (readable(t->a->ctx->async_fd, 100) && !ibv_get_async_event(t->a->ctx, &e))
 				ibv_ack_async_event(&e);
