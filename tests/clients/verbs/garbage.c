@@ -171,9 +171,11 @@ static void open_bed(struct bed *b)
 	b->rq_q = found[first ? 1 : 0];
 	need(b->cq_q.at && b->cqx_q.at && b->srq_q.at, "find the queues among the mappings");
 
-	struct side me = { .dev = &b->d, .qp = b->qp };
+	/* To itself; but 5.10 does not come to an end with what then goes round, and there its peer is nobody. */
+	struct ibv_qp nobody = { .qp_num = 0xfffff0 };
+	struct side me = { .dev = &b->d, .qp = b->qp }, peer = { .dev = &b->d, .qp = kernel_before(5, 11) ? &nobody : b->qp };
 	struct spec spec = { .type = IBV_QPT_RC };
-	need(!to_init(&me, &spec) && !to_rtr(&me, &me, &spec) && !to_rts(&me, &spec), "connect the QP to itself");
+	need(!to_init(&me, &spec) && !to_rtr(&me, &peer, &spec) && !to_rts(&me, &spec), "connect the QP");
 }
 
 static void post_all(struct bed *b)
