@@ -741,7 +741,7 @@ c_structs! { C_STRUCTS;
         80 => tail ("bind_mw"): ibv_send_wr_tail,
     }
 
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, zerocopy::FromBytes)]
     pub struct ibv_wc [48] {
         0 => wr_id: u64,
         8 => status: u32,

@@ -469,7 +469,7 @@ impl<'a> InlineData<'a> {
     }
 
     /// The pieces, in order.
-    #[inline]
+    #[inline(always)]
     pub fn pieces(&self) -> impl Iterator<Item = UserBytes<'a>> + use<'a> {
         let (sges, one, bufs): (&'a [ibv_sge], Option<UserBytes<'a>>, &'a [ibv_data_buf]) = match self.source
         {
@@ -491,7 +491,7 @@ impl<'a> InlineData<'a> {
     }
 
     /// The sum of all lengths, saturating.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn len(&self) -> usize {
         match self.source {

@@ -9,7 +9,7 @@
 //!
 //! Invariants of [`SharedQueue`]:
 //! - M1: a [`Map`] is one mapping, readable and writable over its whole length, until it is dropped.
-//! - Q1: `data + (mask + 1) << shift` lies within `map`, and so do both indices; all are aligned for their type.
+//! - Q1: `slot_len` is `1 << shift`, and `data + (mask + 1) * slot_len` lies within `map`, and so do both indices; all are aligned for their type.
 //! - Q2: a slot handed out lies within the data area by Q1, since its index was masked.
 #![allow(unsafe_code, reason = "reads and writes memory that the kernel shares")]
 
@@ -55,6 +55,7 @@ pub struct SharedQueue {
     data: NonNull<u8>,
     mask: u32,
     shift: u32,
+    slot_len: usize,
     map: Map,
 }
 
@@ -107,7 +108,7 @@ impl SharedQueue {
         let (producer, consumer) = (word(geometry.producer_index)?, word(geometry.consumer_index)?);
         // SAFETY: M1: `header <= len`, tested by `word`.
         let data = unsafe { map.as_ptr().add(header) };
-        Ok(SharedQueue { producer, consumer, data, mask, shift, map })
+        Ok(SharedQueue { producer, consumer, data, mask, shift, slot_len: 1 << shift, map })
     }
 
     /// Elements the ring can hold at once: one slot always stays free.
@@ -119,7 +120,7 @@ impl SharedQueue {
     /// Bytes of one slot.
     #[must_use]
     pub fn slot_len(&self) -> usize {
-        1 << self.shift
+        self.slot_len
     }
 
     /// Bytes mapped.
@@ -196,7 +197,7 @@ impl SharedQueue {
         let offset = ((index & self.mask) as usize) << self.shift;
         // SAFETY: Q2.
         let base = unsafe { self.data.add(offset) };
-        Slot { base, len: 1 << self.shift, queue: PhantomData }
+        Slot { base, len: self.slot_len, queue: PhantomData }
     }
 }
 

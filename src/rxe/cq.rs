@@ -1,6 +1,6 @@
 //! Completion queues: the elements are `struct ib_uverbs_wc`.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use super::map_queue;
 use crate::abi::public::*;
@@ -24,36 +24,78 @@ pub struct Cq {
     reported: bool,
 }
 
-/// A completion as verbs.h has it, from what the kernel wrote.
-///
-/// A status or opcode that verbs.h does not know is not handed on: the completion becomes `IBV_WC_GENERAL_ERR` with the
-/// unknown number in `vendor_err`. The flag tells.
-fn decode(raw: &Wc) -> (ibv_wc, bool) {
-    let known_opcode =
-        matches!(raw.opcode, IBV_WC_SEND..=IBV_WC_ATOMIC_WRITE | IBV_WC_RECV | IBV_WC_RECV_RDMA_WITH_IMM);
-    let (status, vendor_err, known) = match raw.status {
-        IBV_WC_SUCCESS if known_opcode => (IBV_WC_SUCCESS, raw.vendor_err, true),
-        IBV_WC_SUCCESS => (IBV_WC_GENERAL_ERR, raw.opcode, false),
-        // A failed completion's opcode is undefined (ibv_poll_cq(3)): nothing to check.
-        status if status <= IBV_WC_GENERAL_ERR => (status, raw.vendor_err, true),
-        status => (IBV_WC_GENERAL_ERR, status, false),
-    };
-    let wc = ibv_wc {
-        wr_id: raw.wr_id,
-        status,
-        opcode: raw.opcode,
-        vendor_err,
-        byte_len: raw.byte_len,
-        imm_data: raw.ex,
-        qp_num: raw.qp_num,
-        src_qp: raw.src_qp,
-        wc_flags: raw.wc_flags,
-        pkey_index: raw.pkey_index,
-        slid: raw.slid,
-        sl: raw.sl,
-        dlid_path_bits: raw.dlid_path_bits,
-    };
-    (wc, known)
+// The kernel's completion is laid out as verbs.h has it: it is copied whole.
+const _: () = {
+    assert!(size_of::<ibv_wc>() == size_of::<Wc>());
+    assert!(offset_of!(ibv_wc, status) == offset_of!(Wc, status));
+    assert!(offset_of!(ibv_wc, opcode) == offset_of!(Wc, opcode));
+    assert!(offset_of!(ibv_wc, vendor_err) == offset_of!(Wc, vendor_err));
+    assert!(offset_of!(ibv_wc, byte_len) == offset_of!(Wc, byte_len));
+    assert!(offset_of!(ibv_wc, imm_data) == offset_of!(Wc, ex));
+    assert!(offset_of!(ibv_wc, qp_num) == offset_of!(Wc, qp_num));
+    assert!(offset_of!(ibv_wc, src_qp) == offset_of!(Wc, src_qp));
+    assert!(offset_of!(ibv_wc, wc_flags) == offset_of!(Wc, wc_flags));
+    assert!(offset_of!(ibv_wc, pkey_index) == offset_of!(Wc, pkey_index));
+    assert!(offset_of!(ibv_wc, slid) == offset_of!(Wc, slid));
+    assert!(offset_of!(ibv_wc, sl) == offset_of!(Wc, sl));
+    assert!(offset_of!(ibv_wc, dlid_path_bits) == offset_of!(Wc, dlid_path_bits));
+};
+
+/// Whether verbs.h knows the status, and the opcode of a success: a failed completion's is undefined (ibv_poll_cq(3)).
+#[inline(always)]
+fn known(wc: &ibv_wc) -> bool {
+    match wc.status {
+        IBV_WC_SUCCESS => {
+            matches!(wc.opcode, IBV_WC_SEND..=IBV_WC_ATOMIC_WRITE | IBV_WC_RECV | IBV_WC_RECV_RDMA_WITH_IMM)
+        }
+        status => status <= IBV_WC_GENERAL_ERR,
+    }
+}
+
+/// A status or opcode that verbs.h does not know is not handed on: it becomes `IBV_WC_GENERAL_ERR`, with the unknown number in
+/// `vendor_err`.
+#[cold]
+fn unknown(wc: &mut ibv_wc, reported: &mut bool) {
+    if !core::mem::replace(reported, true) {
+        log::error!(
+            "completion with status {} and opcode {} (wr_id {:#x}, QP {:#x}), which verbs.h does not know: given on as \
+             IBV_WC_GENERAL_ERR",
+            wc.status,
+            wc.opcode,
+            wc.wr_id,
+            wc.qp_num
+        );
+    }
+    wc.vendor_err = if wc.status == IBV_WC_SUCCESS { wc.opcode } else { wc.status };
+    wc.status = IBV_WC_GENERAL_ERR;
+}
+
+#[cold]
+fn garbage(found: Garbage, reported: &mut bool) -> Errno {
+    if !core::mem::replace(reported, true) {
+        log::error!(
+            "completion queue: producer index {:#x} lies outside of the ring (mask {:#x}): something wrote over the mapped \
+             queue; its completions cannot be believed any more",
+            found.index,
+            found.mask
+        );
+    }
+    Errno::EIO
+}
+
+/// The completion at `index`, which the kernel has published.
+#[inline(always)]
+fn read<'a>(
+    ring: &SharedQueue,
+    index: u32,
+    to: &'a mut MaybeUninit<ibv_wc>,
+    reported: &mut bool,
+) -> Result<&'a ibv_wc, Errno> {
+    let wc = to.write(ring.slot(index).get(0)?);
+    if !known(wc) {
+        unknown(wc, reported);
+    }
+    Ok(wc)
 }
 
 impl Cq {
@@ -71,52 +113,6 @@ impl Cq {
         Ok(())
     }
 
-    #[cold]
-    fn garbage(&mut self, found: Garbage) -> Errno {
-        if !core::mem::replace(&mut self.reported, true) {
-            log::error!(
-                "completion queue: producer index {:#x} lies outside of the ring (mask {:#x}): something wrote over the \
-                 mapped queue; its completions cannot be believed any more",
-                found.index,
-                found.mask
-            );
-        }
-        Errno::EIO
-    }
-
-    #[cold]
-    fn unknown(&mut self, raw: &Wc) {
-        if !core::mem::replace(&mut self.reported, true) {
-            log::error!(
-                "completion with status {} and opcode {} (wr_id {:#x}, QP {:#x}), which verbs.h does not know: given on as \
-                 IBV_WC_GENERAL_ERR",
-                raw.status,
-                raw.opcode,
-                raw.wr_id,
-                raw.qp_num
-            );
-        }
-    }
-
-    /// The completion at `index`, which the kernel has published.
-    #[inline]
-    fn read(&mut self, index: u32) -> Result<ibv_wc, Errno> {
-        let raw: Wc = self.ring.as_ref().ok_or(Errno::EIO)?.slot(index).get(0)?;
-        let (wc, known) = decode(&raw);
-        if !known {
-            self.unknown(&raw);
-        }
-        Ok(wc)
-    }
-
-    #[inline]
-    fn producer(&mut self) -> Result<u32, Errno> {
-        match self.ring.as_ref().ok_or(Errno::EIO)?.load_producer() {
-            Ok(index) => Ok(index),
-            Err(found) => Err(self.garbage(found)),
-        }
-    }
-
     #[inline]
     fn after(&self, index: u32) -> u32 {
         self.ring.as_ref().map_or(index, |ring| ring.next(index))
@@ -129,30 +125,41 @@ impl Cq {
         }
     }
 
+    #[inline]
     fn load(&mut self, index: u32) -> Result<Head, Errno> {
-        if self.producer()? == index {
-            return Err(Errno::ENOENT);
+        let Some(ring) = &self.ring else { return Err(Errno::EIO) };
+        match ring.load_producer() {
+            Ok(producer) if producer == index => return Err(Errno::ENOENT),
+            Ok(_) => {}
+            Err(found) => return Err(garbage(found, &mut self.reported)),
         }
-        let wc = self.read(index)?;
-        self.current = wc;
-        Ok(Head { wr_id: wc.wr_id, status: wc.status })
+        let mut wc = MaybeUninit::uninit();
+        self.current = *read(ring, index, &mut wc, &mut self.reported)?;
+        Ok(Head { wr_id: self.current.wr_id, status: self.current.status })
     }
 }
 
 impl CompletionQueue for Cq {
+    #[inline(always)]
     fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<usize, Errno> {
-        let producer = self.producer()?;
+        let Some(ring) = &self.ring else { return Err(Errno::EIO) };
+        let producer = match ring.load_producer() {
+            Ok(producer) => producer,
+            Err(found) => return Err(garbage(found, &mut self.reported)),
+        };
+        let mut consumer = self.consumer;
         let mut polled = 0;
         for to in out {
-            if self.consumer == producer {
+            if consumer == producer {
                 break;
             }
-            to.write(self.read(self.consumer)?);
-            self.consumer = self.after(self.consumer);
+            read(ring, consumer, to, &mut self.reported)?;
+            consumer = ring.next(consumer);
             polled += 1;
         }
         if polled > 0 {
-            self.publish();
+            self.consumer = consumer;
+            ring.store_consumer(consumer);
         }
         Ok(polled)
     }

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{CqRequest, Created, Device, Family, Opened, QpRequest, SrqRequest};
-use crate::hw::shared_queue::{Geometry, SharedQueue};
+use crate::hw::shared_queue::{Geometry, SharedQueue, Slot};
 use crate::log;
 use crate::sync::SpinLock;
 use crate::uapi::sys::{self, Prot};
@@ -37,6 +37,19 @@ const GEOMETRY: Geometry = Geometry {
     consumer_index: wire::CONSUMER_INDEX,
     data: wire::QUEUE_DATA,
 };
+
+/// Copies a scatter/gather list to `at` bytes in a WQE; gives the bytes of all entries. A sum over 2^32 - 1, which no message
+/// can have, is `EINVAL`.
+#[inline(always)]
+fn put_sges(slot: &Slot<'_>, at: usize, sges: &[ibv_sge]) -> Result<u32, Errno> {
+    let (mut at, mut length) = (at, 0_u64);
+    for sge in sges {
+        slot.put(at, sge)?;
+        at += size_of::<ibv_sge>();
+        length += u64::from(sge.length);
+    }
+    u32::try_from(length).map_err(|_| Errno::EINVAL)
+}
 
 /// Maps the queue that the kernel just made for `info`: the offset works once.
 fn map_queue(fd: CmdFd, info: wire::MmInfo, elem_size: usize) -> Result<SharedQueue, Errno> {

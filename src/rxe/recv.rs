@@ -1,6 +1,6 @@
 //! Receive queues, a QP's own and shared ones: a list of `struct rxe_recv_wqe`, and no system call.
 
-use super::map_queue;
+use super::{map_queue, put_sges};
 use crate::abi::public::*;
 use crate::abi::wr::{RecvWr, RecvWrs};
 use crate::error::{Errno, Error, Step as _};
@@ -53,6 +53,7 @@ impl RecvQueue {
         Errno::EIO
     }
 
+    #[inline(always)]
     fn post_one(&mut self, wr: &RecvWr<'_>) -> Result<(), Errno> {
         let sges = wr.sges()?;
         let ring = self.ring.as_ref().ok_or(Errno::EIO)?;
@@ -65,17 +66,16 @@ impl RecvQueue {
         if sges.len() > self.max_sge as usize {
             return Err(Errno::EINVAL);
         }
-        let length: u64 = sges.iter().map(|sge| u64::from(sge.length)).sum();
-        let length = u32::try_from(length).map_err(|_| Errno::EINVAL)?;
-        let dma = wire::DmaInfo { length, resid: length, num_sge: sges.len() as u32, ..Default::default() };
         let slot = ring.slot(self.producer);
+        let length = put_sges(&slot, DATA, sges)?;
+        let dma = wire::DmaInfo { length, resid: length, num_sge: sges.len() as u32, ..Default::default() };
         slot.put(0, &wire::RecvWqe { wr_id: wr.wr_id(), dma, ..Default::default() })?;
-        slot.put(DATA, sges)?;
         self.producer = next;
         Ok(())
     }
 
     /// Posts a list; published once.
+    #[inline(always)]
     pub(super) fn post(&mut self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
         let before = self.producer;
         let mut result = Ok(());
@@ -101,6 +101,7 @@ pub struct Srq {
 }
 
 impl SharedReceiveQueue for Srq {
+    #[inline(always)]
     fn post_recv(&self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
         self.rq.lock().post(wrs)
     }

@@ -3,9 +3,11 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use zerocopy::{Immutable, IntoBytes};
+
 use super::ah::Ah;
-use super::map_queue;
 use super::recv::RecvQueue;
+use super::{map_queue, put_sges};
 use crate::abi::public::*;
 use crate::abi::wr::{InlineData, Rdma, RecvWrs, SendWr, SendWrs};
 use crate::error::{Errno, Error, Step as _};
@@ -20,6 +22,44 @@ const DATA: usize = size_of::<wire::SendWqe>();
 const WR_UNION: usize = offset_of!(wire::SendWqe, wr) + offset_of!(wire::SendWr, wr);
 const SEND_FLAGS: usize = offset_of!(wire::SendWqe, wr) + offset_of!(wire::SendWr, send_flags);
 const DMA: usize = offset_of!(wire::SendWqe, dma);
+const TAIL: usize = offset_of!(wire::SendWqe, status);
+
+/// What most operations use of the union in a WQE: all but a datagram's address.
+const UNION: usize = 32;
+
+/// The start of a WQE, up to as much of the union as an operation uses. The slot has held other WQEs before, and the kernel reads
+/// no more of the union than its opcode calls for.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct HeadSeg {
+    wr_id: u64,
+    reserved: u32,
+    opcode: u32,
+    send_flags: u32,
+    ex: u32,
+    wr: [u8; UNION],
+}
+
+/// The end of a WQE: the kernel's own words, which it wants to find 0, and where the data are.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct TailSeg {
+    status: u32,
+    state: u32,
+    iova: u64,
+    kernel: [u32; 6],
+    dma: wire::DmaInfo,
+}
+
+const _: () = {
+    assert!(offset_of!(HeadSeg, wr) == WR_UNION && offset_of!(HeadSeg, send_flags) == SEND_FLAGS);
+    assert!(offset_of!(HeadSeg, opcode) == offset_of!(wire::SendWr, opcode));
+    assert!(offset_of!(HeadSeg, ex) == offset_of!(wire::SendWr, ex));
+    assert!(size_of::<HeadSeg>() <= TAIL);
+    assert!(TAIL + offset_of!(TailSeg, iova) == offset_of!(wire::SendWqe, iova));
+    assert!(TAIL + offset_of!(TailSeg, kernel) == offset_of!(wire::SendWqe, mask));
+    assert!(TAIL + offset_of!(TailSeg, dma) == DMA && TAIL + size_of::<TailSeg>() == DATA);
+};
 
 /// `IBV_QP_EX_WITH_*` per QP type, as far as every kernel has them.
 pub(super) fn builders(qp_type: u32) -> u64 {
@@ -80,18 +120,36 @@ pub struct SendQueue {
     reported: bool,
 }
 
-/// The header of the WQE that `op` makes: everything but the data that follow it.
-fn header(wr_id: u64, send_flags: u32, op: SendOp) -> wire::SendWqe {
-    let mut wqe = wire::SendWqe::default();
-    let rdma = |rkey, remote_addr| wire::SendWr::union_of(&wire::Rdma { remote_addr, rkey, reserved: 0 });
+/// `member`, and zeros after it.
+#[inline(always)]
+fn union_of<T: wire::WrUnion>(member: &T) -> [u8; UNION] {
+    const { assert!(size_of::<T>() <= UNION) };
+    let mut wr = [0; UNION];
+    if let Some((to, _)) = wr.split_at_mut_checked(size_of::<T>()) {
+        to.copy_from_slice(member.as_bytes());
+    }
+    wr
+}
+
+/// Writes all of a WQE that `op` determines, and `dma`; the data that follow it are not.
+#[inline(always)]
+fn put_wqe(
+    slot: &Slot<'_>,
+    wr_id: u64,
+    send_flags: u32,
+    op: SendOp,
+    dma: wire::DmaInfo,
+) -> Result<(), Errno> {
+    let rdma = |rkey, remote_addr| union_of(&wire::Rdma { remote_addr, rkey, reserved: 0 });
     let atomic = |rkey, remote_addr, compare_add, swap| {
-        wire::SendWr::union_of(&wire::Atomic { remote_addr, compare_add, swap, rkey, reserved: 0 })
+        union_of(&wire::Atomic { remote_addr, compare_add, swap, rkey, reserved: 0 })
     };
-    let (opcode, ex, iova, union) = match op {
-        SendOp::Send => (IBV_WR_SEND, 0, 0, wqe.wr.wr),
-        SendOp::SendImm { imm_data } => (IBV_WR_SEND_WITH_IMM, imm_data, 0, wqe.wr.wr),
-        SendOp::SendInv { invalidate_rkey } => (IBV_WR_SEND_WITH_INV, invalidate_rkey, 0, wqe.wr.wr),
-        SendOp::LocalInv { invalidate_rkey } => (IBV_WR_LOCAL_INV, invalidate_rkey, 0, wqe.wr.wr),
+    let none = [0; UNION];
+    let (opcode, ex, iova, wr) = match op {
+        SendOp::Send => (IBV_WR_SEND, 0, 0, none),
+        SendOp::SendImm { imm_data } => (IBV_WR_SEND_WITH_IMM, imm_data, 0, none),
+        SendOp::SendInv { invalidate_rkey } => (IBV_WR_SEND_WITH_INV, invalidate_rkey, 0, none),
+        SendOp::LocalInv { invalidate_rkey } => (IBV_WR_LOCAL_INV, invalidate_rkey, 0, none),
         SendOp::Write { rkey, remote_addr } => (IBV_WR_RDMA_WRITE, 0, remote_addr, rdma(rkey, remote_addr)),
         SendOp::WriteImm { rkey, remote_addr, imm_data } => {
             (IBV_WR_RDMA_WRITE_WITH_IMM, imm_data, remote_addr, rdma(rkey, remote_addr))
@@ -104,8 +162,7 @@ fn header(wr_id: u64, send_flags: u32, op: SendOp) -> wire::SendWqe {
             (IBV_WR_ATOMIC_FETCH_AND_ADD, 0, remote_addr, atomic(rkey, remote_addr, add, 0))
         }
         SendOp::BindMw { mw_rkey, rkey, addr, length, mr_lkey, access } => {
-            let mw = wire::Mw { addr, length, mr_lkey, mw_rkey, rkey, access };
-            (IBV_WR_BIND_MW, 0, 0, wire::SendWr::union_of(&mw))
+            (IBV_WR_BIND_MW, 0, 0, union_of(&wire::Mw { addr, length, mr_lkey, mw_rkey, rkey, access }))
         }
         SendOp::AtomicWrite { rkey, remote_addr, .. } => {
             (IBV_WR_ATOMIC_WRITE, 0, remote_addr, rdma(rkey, remote_addr))
@@ -113,19 +170,14 @@ fn header(wr_id: u64, send_flags: u32, op: SendOp) -> wire::SendWqe {
         SendOp::Flush { rkey, remote_addr, length, r#type, level } => {
             let flush =
                 wire::Flush { remote_addr, length: length as u32, rkey, r#type, level, ..Default::default() };
-            (IBV_WR_FLUSH, 0, remote_addr, wire::SendWr::union_of(&flush))
+            (IBV_WR_FLUSH, 0, remote_addr, union_of(&flush))
         }
     };
-    wqe.wr = wire::SendWr { wr_id, reserved: 0, opcode, send_flags, ex, wr: union };
-    wqe.iova = iova;
-    match op {
-        SendOp::AtomicWrite { .. } => wqe.dma = dma(size_of::<u64>() as u32, 0),
-        SendOp::Flush { length, .. } => wqe.dma = dma(length as u32, 0),
-        _ => {}
-    }
-    wqe
+    slot.put(0, &HeadSeg { wr_id, reserved: 0, opcode, send_flags, ex, wr })?;
+    slot.put(TAIL, &TailSeg { status: 0, state: 0, iova, kernel: [0; 6], dma })
 }
 
+#[inline(always)]
 fn dma(length: u32, num_sge: u32) -> wire::DmaInfo {
     wire::DmaInfo { length, resid: length, num_sge, ..Default::default() }
 }
@@ -151,7 +203,7 @@ impl SendQueue {
     }
 
     /// Whether the slot at `index` may be written: the one that always stays free is not it.
-    #[inline]
+    #[inline(always)]
     fn room(&mut self, index: u32) -> Result<bool, Errno> {
         match self.ring.load_consumer() {
             Ok(consumer) => Ok(self.ring.next(index) != consumer),
@@ -164,6 +216,7 @@ impl SendQueue {
     }
 
     /// Writes the WQE of `wr` into the slot at `index`.
+    #[inline(always)]
     fn build<'a>(&mut self, wr: &SendWr<'a>, index: u32, objects: impl Objects<'a, Ah>) -> Result<(), Errno> {
         let opcode = wr.opcode();
         if !allowed(self.qp_type, opcode) {
@@ -174,12 +227,20 @@ impl SendQueue {
         if num_sge > self.max_sge {
             return Err(Errno::EINVAL);
         }
-        let length = total(sges)?;
+        let slot = self.ring.slot(index);
         let flags = wr.send_flags();
-        let inline = flags & IBV_SEND_INLINE != 0;
-        if inline && length > self.max_inline {
-            return Err(Errno::EINVAL);
-        }
+        let length = if flags & IBV_SEND_INLINE == 0 {
+            put_sges(&slot, DATA, sges)?
+        } else {
+            let length = total(sges)?;
+            if length > self.max_inline {
+                return Err(Errno::EINVAL);
+            }
+            if let Some(data) = wr.inline_data()? {
+                put_inline(&slot, &data)?;
+            }
+            length
+        };
         let ex = wr.imm_data();
         let Rdma { remote_addr, rkey } = wr.rdma();
         let op = match opcode {
@@ -219,19 +280,31 @@ impl SendQueue {
             }
             _ => return Err(Errno::EINVAL),
         };
-        let mut wqe = header(wr.wr_id(), flags, op);
-        wqe.dma = dma(length, num_sge);
+        put_wqe(&slot, wr.wr_id(), flags, op, dma(length, num_sge))?;
         if self.qp_type == IBV_QPT_UD {
             let ud = wr.ud();
             let ah = objects.ah(ud.ah).ok_or(Errno::EINVAL)?;
-            wqe.wr.wr = wire::SendWr::union_of(&Self::ud(ah, ud.remote_qpn, ud.remote_qkey));
+            slot.put(WR_UNION, &Self::ud(ah, ud.remote_qpn, ud.remote_qkey))?;
         }
-        let slot = self.ring.slot(index);
-        slot.put(0, &wqe)?;
-        match wr.inline_data()? {
-            Some(data) => put_inline(&slot, &data),
-            None => slot.put(DATA, sges),
+        Ok(())
+    }
+
+    /// Writes all of the next WQE but its data.
+    #[inline(always)]
+    fn start_wqe(&mut self, wr_id: u64, wr_flags: u32, op: SendOp) -> Result<(), Errno> {
+        if !self.room(self.cursor)? {
+            return Err(Errno::ENOSPC);
         }
+        let slot = self.ring.slot(self.cursor);
+        let length = match op {
+            SendOp::AtomicWrite { data, .. } => {
+                slot.put(DATA, &data)?;
+                size_of_val(&data) as u32
+            }
+            SendOp::Flush { length, .. } => u32::try_from(length).map_err(|_| Errno::EINVAL)?,
+            _ => 0,
+        };
+        put_wqe(&slot, wr_id, wr_flags, op, dma(length, 0))
     }
 
     /// One system call: the kernel looks at the queue.
@@ -244,6 +317,7 @@ impl SendQueue {
     }
 
     /// Runs a setter on the WQE being built, unless an error came before.
+    #[inline(always)]
     fn set(&mut self, setter: impl FnOnce(&Slot<'_>) -> Result<(), Errno>) {
         if self.failed.is_none() {
             let result = setter(&self.slot());
@@ -253,6 +327,7 @@ impl SendQueue {
 }
 
 /// Copies the pieces of an inline message into the WQE.
+#[inline(always)]
 fn put_inline(slot: &Slot<'_>, data: &InlineData<'_>) -> Result<(), Errno> {
     let mut at = DATA;
     for piece in data.pieces() {
@@ -263,28 +338,18 @@ fn put_inline(slot: &Slot<'_>, data: &InlineData<'_>) -> Result<(), Errno> {
 }
 
 impl SendBuilder for SendQueue {
+    #[inline(always)]
     fn start(&mut self) {
         self.failed = None;
         self.cursor = self.producer;
     }
 
+    #[inline(always)]
     fn operation(&mut self, wr_id: u64, wr_flags: u32, op: SendOp) {
         if self.failed.is_some() {
             return;
         }
-        let result = self.room(self.cursor).and_then(|room| {
-            if !room {
-                return Err(Errno::ENOSPC);
-            }
-            let slot = self.ring.slot(self.cursor);
-            slot.put(0, &header(wr_id, wr_flags, op))?;
-            match op {
-                SendOp::AtomicWrite { data, .. } => slot.put(DATA, &data),
-                SendOp::Flush { length, .. } if u32::try_from(length).is_err() => Err(Errno::EINVAL),
-                _ => Ok(()),
-            }
-        });
-        match result {
+        match self.start_wqe(wr_id, wr_flags, op) {
             Ok(()) => {
                 self.building = self.cursor;
                 self.building_flags = wr_flags;
@@ -294,23 +359,32 @@ impl SendBuilder for SendQueue {
         }
     }
 
+    #[inline(always)]
     fn set_sge(&mut self, sge: ibv_sge) {
         // A length of 0 is no message of 2^31 bytes here, as it would be to hardware: it is no SGE.
-        let list = [sge];
-        self.set_sge_list(if sge.length == 0 { &[] } else { &list });
+        let num_sge = u32::from(sge.length != 0);
+        if num_sge > self.max_sge {
+            return self.refuse(Errno::ENOSPC);
+        }
+        self.set(|slot| {
+            slot.put(DMA, &dma(sge.length, num_sge))?;
+            slot.put(DATA, &sge)
+        });
     }
 
+    #[inline(always)]
     fn set_sge_list(&mut self, list: &[ibv_sge]) {
         let max_sge = self.max_sge as usize;
         self.set(|slot| {
             if list.len() > max_sge {
                 return Err(Errno::ENOSPC);
             }
-            slot.put(DMA, &dma(total(list)?, list.len() as u32))?;
-            slot.put(DATA, list)
+            let length = put_sges(slot, DATA, list)?;
+            slot.put(DMA, &dma(length, list.len() as u32))
         });
     }
 
+    #[inline(always)]
     fn set_inline_data(&mut self, data: &InlineData<'_>) {
         let (limit, flags) = (self.max_inline as usize, self.building_flags | IBV_SEND_INLINE);
         self.set(|slot| {
@@ -329,6 +403,7 @@ impl SendBuilder for SendQueue {
         self.failed.get_or_insert(errno);
     }
 
+    #[inline(always)]
     fn complete(&mut self) -> Result<(), Errno> {
         if let Some(errno) = self.failed {
             return Err(errno);
@@ -400,6 +475,7 @@ impl QueuePair for Qp {
     type Ah = Ah;
     type Sq = SendQueue;
 
+    #[inline(always)]
     fn post_send<'a>(
         &self,
         wrs: SendWrs<'a>,
@@ -437,6 +513,7 @@ impl QueuePair for Qp {
         result
     }
 
+    #[inline(always)]
     fn post_recv(&self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
         match &self.rq {
             Some(rq) if self.state() != IBV_QPS_RESET => rq.lock().post(wrs),

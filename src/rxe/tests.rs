@@ -209,7 +209,7 @@ proptest! {
             });
             let size = wire::QUEUE_DATA + 8 * ELEM;
             let queue = map_queue(FD, wire::MmInfo { offset: 0, size: size as u32, pad: 0 }, 48);
-            let fits = log2 < 32 && 1_u64 << log2 >= 48 && mask > 0 && mask.wrapping_add(1).is_power_of_two()
+            let fits = log2 < 32 && 1_u64 << log2 >= 48 && mask.wrapping_add(1).is_power_of_two()
                 && (u64::from(mask) + 1) << log2 <= 8 * ELEM as u64;
             prop_assert_eq!(queue.is_ok(), fits);
         }

@@ -1,6 +1,6 @@
 //! Completion queues.
 
-use super::sys::Command;
+use super::sys::{self, Command};
 use super::wire::{CqModeration, DestroyCqResp, ExModifyCq, ReqNotifyCq, ResizeCq, ResizeCqResp};
 use super::{CmdFd, Handle, Udata, ids, write};
 use crate::error::Errno;
@@ -87,7 +87,7 @@ pub fn resize(cmd: CmdFd, cq: Handle, cqe: u32, drv: Udata<'_>) -> Result<u32, E
 /// The kernel's.
 pub fn req_notify(cmd: CmdFd, cq: Handle, solicited_only: bool) -> Result<(), Errno> {
     let req = ReqNotifyCq { cq_handle: cq.0, solicited_only: u32::from(solicited_only) };
-    write::tell(cmd, ids::write::REQ_NOTIFY_CQ, &req, Udata::none())
+    sys::req_notify_cq(cmd.fd, req)
 }
 
 /// `ibv_modify_cq`, moderation: an event after `cq_count` completions or `cq_period` microseconds.

@@ -74,7 +74,6 @@ fn commands(cmd: CmdFd) {
     if let Ok(cqe) = cq::resize(cmd, h, 1, Udata::output(&mut mi)) {
         assert!(i32::try_from(cqe).is_ok());
     }
-    let _ = cq::req_notify(cmd, h, false);
     let _ = cq::modify(cmd, h, 0, 0);
     let _ = cq::destroy(cmd, h);
     for srq_type in

@@ -572,9 +572,6 @@ fn the_rest_of_a_cq() {
         || cq::resize(CMD, H, 20, Udata::output(&mut rxe::ResizeCqResp::default())),
     );
     assert_eq!(cqe, 31);
-    tells(ids::write::REQ_NOTIFY_CQ, ReqNotifyCq { cq_handle: H.0, solicited_only: 1 }, || {
-        cq::req_notify(CMD, H, true)
-    });
     tells(
         ids::write::EX_CMD_MODIFY_CQ,
         ExModifyCq {
@@ -778,6 +775,23 @@ fn destroy_qp_and_groups() {
     let req = AttachMcast { gid: [0xff; 16], qp_handle: H.0, mlid: 0xc001, reserved: 0 };
     tells(ids::write::ATTACH_MCAST, req, || qp::attach_mcast(CMD, H, [0xff; 16], 0xc001));
     tells(ids::write::DETACH_MCAST, req, || qp::detach_mcast(CMD, H, [0xff; 16], 0xc001));
+}
+
+#[test]
+fn arming_is_a_write_without_an_answer() {
+    let kernel = Kernel::scripted();
+    kernel.write(7, |buf| {
+        let (hdr, rest) = CmdHdr::read_from_prefix(buf).unwrap();
+        assert_eq!((hdr.command, usize::from(hdr.in_words) * 4, hdr.out_words), (23, buf.len(), 0));
+        let expected = ReqNotifyCq { cq_handle: H.0, solicited_only: 1 };
+        assert_eq!(ReqNotifyCq::read_from_bytes(rest).unwrap(), expected);
+        Ok(buf.len())
+    });
+    cq::req_notify(CMD, H, true).unwrap();
+    kernel.write(7, |buf| Ok(buf.len() - 4));
+    assert_eq!(cq::req_notify(CMD, H, false), Err(Errno::EPROTO));
+    kernel.write(7, |_| Err(Errno::EINVAL));
+    assert_eq!(cq::req_notify(CMD, H, false), Err(Errno::EINVAL));
 }
 
 #[test]

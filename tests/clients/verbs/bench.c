@@ -4,8 +4,8 @@
  *
  *     NAME VALUE UNIT
  *
- * UNIT is msg/s (more is better), us or ns (less is better). `syscalls` does a given number of posts and polls and
- * nothing else, to be counted from outside.
+ * UNIT is msg/s (more is better), us or ns (less is better). `count` makes a given number of calls of one kind, to be counted
+ * from outside.
  */
 #include "common.h"
 
@@ -337,35 +337,116 @@ static void user_space(struct dev *d)
 
 /* ------------------------------------------------------------------ to be counted from outside */
 
-static void syscalls(struct dev *da, struct dev *db, const char *what, int n)
+struct call {
+	enum { POST_SEND, POST_INLINE, POST_BUILDER, POST_RECV, POLL_CQ, REQ_NOTIFY } kind;
+	struct pair *p;
+	struct ibv_send_wr *send;
+	struct ibv_recv_wr *recv;
+	struct ibv_sge *sg;
+	struct ibv_wc *wc;
+	int n;
+};
+
+/* What a tool like callgrind is told to count, and nothing besides. */
+__attribute__((noinline)) int measured(const struct call *c)
 {
-	struct pair p;
-	struct spec spec = { .type = IBV_QPT_RC, .cqe = 4096 };
-	struct ibv_wc wc[16];
-	need(!pair_open(&p, da, db, &spec), "connect");
-	for (int i = 0; i < n; i++) {
-		if (!strcmp(what, "post_send") || !strcmp(what, "post_send_list")) {
-			struct rate r = { .op = IBV_WR_RDMA_WRITE, .batch = !strcmp(what, "post_send") ? 1 : 16 };
-			need(!post_batch(&p, &r, 1), "post");
-			/* Only once it is done the next: what is counted besides posting is polling alone. */
-			while (!ibv_poll_cq(p.a.scq, 16, wc))
-				;
-			need(!wc[0].status, "a good completion");
-		} else if (!strcmp(what, "poll_cq")) {
-			need(ibv_poll_cq(p.a.scq, 16, wc) == 0, "an empty CQ");
-		} else if (!strcmp(what, "post_recv")) {
-			struct ibv_sge sg = sge(&p.b, 0, 64);
-			struct ibv_recv_wr r = { .sg_list = &sg, .num_sge = 1 }, *bad;
-			(void)ibv_post_recv(p.b.qp, &r, &bad); /* a full ring refuses, and costs no system call either */
-		} else if (!strcmp(what, "req_notify_cq")) {
-			need(!ibv_req_notify_cq(p.a.scq, 0), "arm");
-		} else {
-			need(false, "one of post_send post_send_list post_recv poll_cq req_notify_cq");
+	struct ibv_send_wr *sbad;
+	struct ibv_recv_wr *rbad;
+	struct ibv_qp_ex *x;
+	switch (c->kind) {
+	case POST_SEND:
+	case POST_INLINE:
+		return ibv_post_send(c->p->a.qp, c->send, &sbad);
+	case POST_BUILDER:
+		x = c->p->a.qpx;
+		ibv_wr_start(x);
+		for (int i = 0; i < c->n; i++) {
+			x->wr_id = 1;
+			x->wr_flags = c->send[i].send_flags;
+			ibv_wr_rdma_write(x, c->send[i].wr.rdma.rkey, c->send[i].wr.rdma.remote_addr);
+			ibv_wr_set_sge(x, c->sg->lkey, c->sg->addr, c->sg->length);
 		}
+		return ibv_wr_complete(x);
+	case POST_RECV:
+		return ibv_post_recv(c->p->b.qp, c->recv, &rbad);
+	case POLL_CQ:
+		return ibv_poll_cq(c->p->a.scq, c->n, c->wc);
+	case REQ_NOTIFY:
+		return ibv_req_notify_cq(c->p->a.scq, 0);
 	}
-	/* No cleaning up: the end of the process does that, the same for every n. */
-	fflush(stdout);
-	_exit(0);
+	return -1;
+}
+
+/* `times` calls of one kind, the same for every provider: no measured call has to wait, or finds anything else than the last. */
+static void counted(struct dev *d, const char *what, int times)
+{
+	static const struct {
+		const char *name;
+		int kind, n;
+		bool full;
+	} all[] = {
+		{ "post_send", POST_SEND, 1, false },	   { "post_send_list", POST_SEND, 16, false },
+		{ "post_inline", POST_INLINE, 1, false },  { "post_builder", POST_BUILDER, 1, false },
+		{ "post_builder_list", POST_BUILDER, 16, false },
+		{ "post_recv", POST_RECV, 1, false },	   { "post_recv_list", POST_RECV, 16, false },
+		{ "poll_empty", POLL_CQ, 16, false },	   { "poll_one", POLL_CQ, 1, true },
+		{ "poll_list", POLL_CQ, 16, true },	   { "req_notify", REQ_NOTIFY, 1, false },
+	};
+	struct pair p;
+	struct ibv_sge sg, rsg;
+	struct ibv_send_wr w[16];
+	struct ibv_recv_wr r[16];
+	struct ibv_wc wc[16];
+	size_t k = 0;
+	while (k < ARRAY_SIZE(all) && strcmp(all[k].name, what))
+		k++;
+	need(k < ARRAY_SIZE(all), "no such call");
+	bool builder = all[k].kind == POST_BUILDER, full = all[k].full;
+	int n = all[k].n, sends = full ? 16 : n;
+	struct spec spec = { .type = IBV_QPT_RC, .cqe = 64, .send_wr = 32, .recv_wr = 32, .inl = 64, .ex = builder,
+			     .send_ops = IBV_QP_EX_WITH_RDMA_WRITE };
+	need(!pair_open(&p, d, d, &spec), "connect");
+	sg = sge(&p.a, 0, 8);
+	rsg = sge(&p.b, 0, 64);
+	for (int i = 0; i < 16; i++) {
+		w[i] = wr(IBV_WR_RDMA_WRITE, (uint64_t)i, &sg);
+		w[i].next = i + 1 < sends ? &w[i + 1] : NULL;
+		w[i].send_flags = (full || i + 1 == sends ? IBV_SEND_SIGNALED : 0) | (all[k].kind == POST_INLINE ? IBV_SEND_INLINE : 0);
+		w[i].wr.rdma.remote_addr = (uintptr_t)p.b.buf + 4096;
+		w[i].wr.rdma.rkey = p.b.mr->rkey;
+		r[i] = (struct ibv_recv_wr){ .wr_id = 1, .sg_list = &rsg, .num_sge = 1, .next = i + 1 < n ? &r[i + 1] : NULL };
+	}
+	/* After what is to complete: its data say when it has. */
+	struct ibv_sge mark = sge(&p.a, 64, 8);
+	struct ibv_send_wr last = w[0], *bad;
+	last.next = NULL;
+	last.sg_list = &mark;
+	last.send_flags = 0;
+	last.wr.rdma.remote_addr += 64;
+	volatile uint64_t *mine = (volatile uint64_t *)(p.a.buf + 64), *theirs = (volatile uint64_t *)(p.b.buf + 4096 + 64);
+	struct call call = { all[k].kind, &p, w, r, &sg, wc, n };
+	for (int i = 1; i <= times; i++) {
+		double dead = now() + 60;
+		if (full) {
+			*mine = (uint64_t)i;
+			need(!ibv_post_send(p.a.qp, w, &bad) && !ibv_post_send(p.a.qp, &last, &bad), "post");
+			while (*theirs != (uint64_t)i)
+				need(now() < dead, "the data");
+			usleep(20000); /* for the acknowledgement to come back */
+			for (int left = 16; left > 0; left -= n)
+				need(measured(&call) == n, "as many completions as asked for");
+			continue;
+		}
+		need(!measured(&call), "the call");
+		if (all[k].kind < POST_RECV) {
+			while (!ibv_poll_cq(p.a.scq, 16, wc))
+				need(now() < dead, "a completion");
+			need(!wc[0].status, "a good completion");
+		}
+		if (all[k].kind == POST_RECV)
+			need(!to_state(p.b.qp, IBV_QPS_RESET) && !to_init(&p.b, &spec), "empty the queue");
+	}
+	pair_close(&p);
 }
 
 int main(int argc, char **argv)
@@ -381,7 +462,7 @@ int main(int argc, char **argv)
 		{ "rate.write.8.batch16.wire", IBV_WR_RDMA_WRITE, 16, true, false, false },
 	};
 	struct dev a, b;
-	parse_options(&o, argc, argv, "[rates] [latency] [processes] [user] | syscalls WHAT N    (BENCH_SECONDS=0.3)");
+	parse_options(&o, argc, argv, "[rates] [latency] [processes] [user] | count WHAT TIMES    (BENCH_SECONDS=0.3)");
 	if (getenv("BENCH_SECONDS"))
 		seconds = atof(getenv("BENCH_SECONDS"));
 	bool all = !o.argc, some[4] = { all, all, all, all };
@@ -395,8 +476,12 @@ int main(int argc, char **argv)
 	dev_open(&a, o.device[0], o.gid_index);
 	dev_open(&b, o.device[1], o.gid_index);
 	check_provider(&o);
-	if (o.argc == 3 && !strcmp(o.argv[0], "syscalls"))
-		syscalls(&a, &b, o.argv[1], atoi(o.argv[2]));
+	if (o.argc == 3 && !strcmp(o.argv[0], "count")) {
+		counted(&a, o.argv[1], atoi(o.argv[2]));
+		dev_close(&a);
+		dev_close(&b);
+		return failed();
+	}
 	for (size_t i = 0; some[0] && i < ARRAY_SIZE(rates); i++)
 		measure_rate(&a, rates[i].wire ? &b : &a, &rates[i]);
 	if (some[1]) {
