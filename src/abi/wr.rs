@@ -249,6 +249,13 @@ impl<'a> SendWr<'a> {
         unsafe { sge_list(raw.sg_list, raw.num_sge) }
     }
 
+    /// The bytes of each entry of `sges`, which are this request's own; none without `IBV_SEND_INLINE`.
+    #[inline(always)]
+    pub fn inline_pieces(&self, sges: &'a [ibv_sge]) -> impl Iterator<Item = UserBytes<'a>> + use<'a> {
+        let sges = if self.send_flags() & IBV_SEND_INLINE == 0 { &[] } else { sges };
+        sges.iter().map(inline_piece)
+    }
+
     /// The bytes to copy into the queue, entry by entry; `None` without `IBV_SEND_INLINE`.
     ///
     /// # Errors
@@ -427,6 +434,15 @@ impl<'a> UserBytes<'a> {
     }
 }
 
+/// The bytes that an entry of an inline request names.
+#[inline(always)]
+fn inline_piece(sge: &ibv_sge) -> UserBytes<'_> {
+    // An address comes as an integer from C: the application's memory, exposed to us by the call.
+    let ptr = core::ptr::with_exposed_provenance(sge.addr as usize);
+    // SAFETY: with IBV_SEND_INLINE the caller of `ibv_post_send` vouches for the bytes of each entry.
+    unsafe { UserBytes::new(ptr, sge.length as usize) }
+}
+
 /// The pieces of an inline message, in order.
 #[derive(Clone, Copy, Debug)]
 pub struct InlineData<'a> {
@@ -477,12 +493,7 @@ impl<'a> InlineData<'a> {
             Source::One(bytes) => (&[], Some(bytes), &[]),
             Source::Bufs(bufs) => (&[], None, bufs),
         };
-        let sges = sges.iter().map(|sge| {
-            // An address comes as an integer from C: the application's memory, exposed to us by the call.
-            let ptr = core::ptr::with_exposed_provenance(sge.addr as usize);
-            // SAFETY: with IBV_SEND_INLINE the caller of `ibv_post_send` vouches for the bytes of each entry.
-            unsafe { UserBytes::new(ptr, sge.length as usize) }
-        });
+        let sges = sges.iter().map(inline_piece);
         let bufs = bufs.iter().map(|buf| {
             // SAFETY: the promise given to `from_bufs`.
             unsafe { UserBytes::new(buf.addr.cast_const().cast(), buf.length) }

@@ -190,6 +190,25 @@ impl SharedQueue {
         atomic.store(index & self.mask, Ordering::Release);
     }
 
+    /// The slots as values of `T`.
+    ///
+    /// # Errors
+    /// `EINVAL` where a slot is smaller than that.
+    #[inline(always)]
+    pub fn elements<T: FromBytes>(&self) -> Result<Elements<'_, T>, Errno> {
+        if self.slot_len < size_of::<T>() {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Elements { data: self.data, mask: self.mask, shift: self.shift, queue: PhantomData })
+    }
+
+    /// How many elements lie from `consumer` up to `producer`.
+    #[inline(always)]
+    #[must_use]
+    pub fn between(&self, consumer: u32, producer: u32) -> u32 {
+        producer.wrapping_sub(consumer) & self.mask
+    }
+
     /// The slot at `index`, which is taken modulo the ring.
     #[inline]
     #[must_use]
@@ -198,6 +217,31 @@ impl SharedQueue {
         // SAFETY: Q2.
         let base = unsafe { self.data.add(offset) };
         Slot { base, len: self.slot_len, queue: PhantomData }
+    }
+}
+
+/// The ring's slots as values of `T`, with all that their addresses need at hand.
+///
+/// Invariant E1: a slot holds a `T`.
+#[derive(Debug, Clone, Copy)]
+pub struct Elements<'a, T> {
+    data: NonNull<u8>,
+    mask: u32,
+    shift: u32,
+    queue: PhantomData<(&'a SharedQueue, T)>,
+}
+
+impl<T: FromBytes> Elements<'_, T> {
+    /// The element at `index`, which is taken modulo the ring, and which the producer has published.
+    #[inline(always)]
+    #[must_use]
+    pub fn read(&self, index: u32) -> T {
+        let offset = ((index & self.mask) as usize) << self.shift;
+        // SAFETY: Q2.
+        let from = unsafe { self.data.add(offset) };
+        // SAFETY: E1: `size_of::<T>()` readable bytes, any of which make a `T` (FromBytes). The producer's index, loaded with
+        // acquire order, says that nobody writes them meanwhile.
+        unsafe { core::ptr::read_unaligned(from.as_ptr().cast()) }
     }
 }
 

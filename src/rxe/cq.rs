@@ -6,7 +6,7 @@ use super::map_queue;
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{CompletionQueue, Head};
-use crate::hw::shared_queue::{Garbage, SharedQueue};
+use crate::hw::shared_queue::{Elements, Garbage, SharedQueue};
 use crate::log;
 use crate::uapi::wire::Wc;
 use crate::uapi::{CmdFd, rxe as wire};
@@ -41,21 +41,21 @@ const _: () = {
     assert!(offset_of!(ibv_wc, dlid_path_bits) == offset_of!(Wc, dlid_path_bits));
 };
 
-/// Whether verbs.h knows the status, and the opcode of a success: a failed completion's is undefined (ibv_poll_cq(3)).
+/// Whether this is a success with an opcode that verbs.h knows: it counts them from 0 for sends and from `IBV_WC_RECV` for
+/// receives, up to the same number.
 #[inline(always)]
-fn known(wc: &ibv_wc) -> bool {
-    match wc.status {
-        IBV_WC_SUCCESS => {
-            matches!(wc.opcode, IBV_WC_SEND..=IBV_WC_ATOMIC_WRITE | IBV_WC_RECV | IBV_WC_RECV_RDMA_WITH_IMM)
-        }
-        status => status <= IBV_WC_GENERAL_ERR,
-    }
+fn plain(wc: &ibv_wc) -> bool {
+    wc.status == IBV_WC_SUCCESS && wc.opcode & !IBV_WC_RECV <= IBV_WC_ATOMIC_WRITE
 }
 
-/// A status or opcode that verbs.h does not know is not handed on: it becomes `IBV_WC_GENERAL_ERR`, with the unknown number in
-/// `vendor_err`.
+/// What is not [`plain`]. A failure is given on as it is; its opcode is undefined (ibv_poll_cq(3)). A status or opcode that verbs.h
+/// does not know is not handed on: it becomes `IBV_WC_GENERAL_ERR`, with the unknown number in `vendor_err`.
 #[cold]
-fn unknown(wc: &mut ibv_wc, reported: &mut bool) {
+#[inline(never)]
+fn judge(wc: &mut ibv_wc, reported: &mut bool) {
+    if wc.status != IBV_WC_SUCCESS && wc.status <= IBV_WC_GENERAL_ERR {
+        return;
+    }
     if !core::mem::replace(reported, true) {
         log::error!(
             "completion with status {} and opcode {} (wr_id {:#x}, QP {:#x}), which verbs.h does not know: given on as \
@@ -86,16 +86,16 @@ fn garbage(found: Garbage, reported: &mut bool) -> Errno {
 /// The completion at `index`, which the kernel has published.
 #[inline(always)]
 fn read<'a>(
-    ring: &SharedQueue,
+    ring: Elements<'_, ibv_wc>,
     index: u32,
     to: &'a mut MaybeUninit<ibv_wc>,
     reported: &mut bool,
-) -> Result<&'a ibv_wc, Errno> {
-    let wc = to.write(ring.slot(index).get(0)?);
-    if !known(wc) {
-        unknown(wc, reported);
+) -> &'a ibv_wc {
+    let wc = to.write(ring.read(index));
+    if !plain(wc) {
+        judge(wc, reported);
     }
-    Ok(wc)
+    wc
 }
 
 impl Cq {
@@ -134,7 +134,7 @@ impl Cq {
             Err(found) => return Err(garbage(found, &mut self.reported)),
         }
         let mut wc = MaybeUninit::uninit();
-        self.current = *read(ring, index, &mut wc, &mut self.reported)?;
+        self.current = *read(ring.elements()?, index, &mut wc, &mut self.reported);
         Ok(Head { wr_id: self.current.wr_id, status: self.current.status })
     }
 }
@@ -148,19 +148,18 @@ impl CompletionQueue for Cq {
             Err(found) => return Err(garbage(found, &mut self.reported)),
         };
         let mut consumer = self.consumer;
-        let mut polled = 0;
-        for to in out {
-            if consumer == producer {
-                break;
-            }
-            read(ring, consumer, to, &mut self.reported)?;
-            consumer = ring.next(consumer);
-            polled += 1;
+        if consumer == producer {
+            return Ok(0);
         }
-        if polled > 0 {
-            self.consumer = consumer;
-            ring.store_consumer(consumer);
+        let there = ring.between(consumer, producer) as usize;
+        let polled = there.min(out.len());
+        let elements = ring.elements()?;
+        for to in out.get_mut(..polled).unwrap_or_default() {
+            read(elements, consumer, to, &mut self.reported);
+            consumer = consumer.wrapping_add(1);
         }
+        self.consumer = consumer & ring.capacity();
+        ring.store_consumer(self.consumer);
         Ok(polled)
     }
 

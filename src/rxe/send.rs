@@ -9,7 +9,7 @@ use super::ah::Ah;
 use super::recv::RecvQueue;
 use super::{map_queue, put_sges};
 use crate::abi::public::*;
-use crate::abi::wr::{InlineData, Rdma, RecvWrs, SendWr, SendWrs};
+use crate::abi::wr::{InlineData, Rdma, RecvWrs, SendWr, SendWrs, UserBytes};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Objects, QpRequest, QueuePair, Refused, SendBuilder, SendOp};
 use crate::hw::shared_queue::{Garbage, SharedQueue, Slot};
@@ -82,21 +82,21 @@ pub(super) fn builders(qp_type: u32) -> u64 {
     }
 }
 
-/// Whether `ibv_post_send` takes `opcode` on a QP of this type.
-fn allowed(qp_type: u32, opcode: u32) -> bool {
+/// The opcodes that `ibv_post_send` takes on a QP of this type, each a bit.
+fn allowed(qp_type: u32) -> u32 {
+    const UD: u32 = 1 << IBV_WR_SEND | 1 << IBV_WR_SEND_WITH_IMM;
+    const UC: u32 = UD
+        | 1 << IBV_WR_RDMA_WRITE
+        | 1 << IBV_WR_RDMA_WRITE_WITH_IMM
+        | 1 << IBV_WR_LOCAL_INV
+        | 1 << IBV_WR_BIND_MW
+        | 1 << IBV_WR_SEND_WITH_INV;
+    const RC: u32 =
+        UC | 1 << IBV_WR_RDMA_READ | 1 << IBV_WR_ATOMIC_CMP_AND_SWP | 1 << IBV_WR_ATOMIC_FETCH_AND_ADD;
     match qp_type {
-        IBV_QPT_RC => opcode <= IBV_WR_SEND_WITH_INV,
-        IBV_QPT_UC => matches!(
-            opcode,
-            IBV_WR_RDMA_WRITE
-                | IBV_WR_RDMA_WRITE_WITH_IMM
-                | IBV_WR_SEND
-                | IBV_WR_SEND_WITH_IMM
-                | IBV_WR_LOCAL_INV
-                | IBV_WR_BIND_MW
-                | IBV_WR_SEND_WITH_INV
-        ),
-        _ => matches!(opcode, IBV_WR_SEND | IBV_WR_SEND_WITH_IMM),
+        IBV_QPT_RC => RC,
+        IBV_QPT_UC => UC,
+        _ => UD,
     }
 }
 
@@ -107,6 +107,8 @@ pub struct SendQueue {
     fd: CmdFd,
     handle: Handle,
     qp_type: u32,
+    /// Opcodes of `ibv_post_send`, each a bit.
+    allowed: u32,
     max_sge: u32,
     max_inline: u32,
     /// Our index; the one in the mapping is only written.
@@ -219,7 +221,7 @@ impl SendQueue {
     #[inline(always)]
     fn build<'a>(&mut self, wr: &SendWr<'a>, index: u32, objects: impl Objects<'a, Ah>) -> Result<(), Errno> {
         let opcode = wr.opcode();
-        if !allowed(self.qp_type, opcode) {
+        if 1_u32.checked_shl(opcode).is_none_or(|bit| self.allowed & bit == 0) {
             return Err(Errno::EINVAL);
         }
         let sges = wr.sges()?;
@@ -236,9 +238,7 @@ impl SendQueue {
             if length > self.max_inline {
                 return Err(Errno::EINVAL);
             }
-            if let Some(data) = wr.inline_data()? {
-                put_inline(&slot, &data)?;
-            }
+            put_inline(&slot, wr.inline_pieces(sges))?;
             length
         };
         let ex = wr.imm_data();
@@ -328,9 +328,9 @@ impl SendQueue {
 
 /// Copies the pieces of an inline message into the WQE.
 #[inline(always)]
-fn put_inline(slot: &Slot<'_>, data: &InlineData<'_>) -> Result<(), Errno> {
+fn put_inline<'a>(slot: &Slot<'_>, pieces: impl Iterator<Item = UserBytes<'a>>) -> Result<(), Errno> {
     let mut at = DATA;
-    for piece in data.pieces() {
+    for piece in pieces {
         slot.put_user(at, piece)?;
         at += piece.len();
     }
@@ -395,7 +395,7 @@ impl SendBuilder for SendQueue {
             // The kernel tells inline data by this flag, which the builders' callers need not give.
             slot.put(SEND_FLAGS, &flags)?;
             slot.put(DMA, &dma(length as u32, 0))?;
-            put_inline(slot, data)
+            put_inline(slot, data.pieces())
         });
     }
 
@@ -453,6 +453,7 @@ impl Qp {
             fd,
             handle,
             qp_type: request.qp_type,
+            allowed: allowed(request.qp_type),
             max_sge: cap.max_send_sge,
             max_inline: cap.max_inline_data,
             producer,

@@ -212,10 +212,10 @@ pub(crate) unsafe extern "C" fn poll_cq<F: Family>(
 ) -> c_int {
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(cq) };
-    let count = usize::try_from(num_entries).unwrap_or(0);
-    if count == 0 || wc.is_null() {
+    if num_entries <= 0 || wc.is_null() {
         return 0;
     }
+    let count = num_entries.unsigned_abs() as usize;
     // SAFETY: the caller's word: `num_entries` entries that are the caller's to write.
     let out = unsafe { core::slice::from_raw_parts_mut(wc.cast::<MaybeUninit<ibv_wc>>(), count) };
     match ours.queue.lock().poll(out) {
