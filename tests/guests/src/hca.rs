@@ -64,6 +64,12 @@ pub(crate) struct Wanted {
     pub(crate) journal: Option<PathBuf>,
 }
 
+impl Wanted {
+    pub(crate) fn new(slots: u32, bar: Bar, id: Id) -> Result<Self> {
+        Ok(Self { slots, bar, id, vhca: program()?, journal: None })
+    }
+}
+
 /// The number of the guest's port for orders.
 pub(crate) const PORT: u32 = 4;
 
@@ -71,7 +77,7 @@ pub(crate) const PORT: u32 = 4;
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// Builds `vhca` and says where it is; `$VHCA` names another.
-pub(crate) fn program() -> Result<PathBuf> {
+fn program() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("VHCA").filter(|p| !p.is_empty()) {
         return Ok(path.into());
     }
@@ -196,7 +202,7 @@ impl Bed {
             let path = run::comma(&self.dir.join(file));
             words.extend(["-chardev".to_owned(), format!("socket,id={id},path={path}")]);
         }
-        words.extend(["-mon", "chardev=qmp,mode=control", "-device"].map(str::to_owned));
+        words.extend(["-object", "monitor-qmp,id=monitor,chardev=qmp", "-device"].map(str::to_owned));
         words.push(format!("virtserialport,chardev=orders,nr={PORT}"));
         words
     }

@@ -176,8 +176,8 @@ fn run_command(args: RunArgs) -> Result<u8> {
     spec.modules = args.module;
     spec.rxe = !args.no_rxe;
     if let Some(slots) = args.hca.filter(|n| *n > 0) {
-        let (bar, id, journal) = (args.hca_bar, args.hca_id, args.hca_journal);
-        spec.hca = Some(hca::Wanted { slots, bar, id, vhca: hca::program()?, journal });
+        let wanted = hca::Wanted::new(slots, args.hca_bar, args.hca_id)?;
+        spec.hca = Some(hca::Wanted { journal: args.hca_journal, ..wanted });
     }
     spec.qemu_args = args.qemu_arg;
     spec.kernel_args = args.kernel_arg;
