@@ -5,6 +5,7 @@
 
 mod boot;
 mod emulator;
+mod faults;
 mod hca;
 mod host;
 mod kernel;
@@ -63,6 +64,8 @@ enum Command {
     Build,
     /// Run the cases with stock and with holdfast in all guests, and make the table
     Matrix(matrix::MatrixArgs),
+    /// Let a virtual ConnectX die in every way there is, each in a guest of its own, and compare what a client saw
+    Faults(faults::FaultArgs),
     /// Boot a guest and run a command in it as root: its output, its exit status
     Run(RunArgs),
 }
@@ -162,6 +165,10 @@ fn dispatch(command: Command) -> Result<u8> {
         Command::Matrix(args) => {
             host::setup()?;
             matrix::matrix(&args)
+        }
+        Command::Faults(args) => {
+            host::setup()?;
+            faults::faults(&args)
         }
         Command::Run(args) => run_command(args),
     }
