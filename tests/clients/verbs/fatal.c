@@ -258,6 +258,8 @@ static void events(void)
 			/* 1 of a fatal event is the port: the driver's own. 0 is that of uverbs, when the device is taken away. */
 			snprintf(text + n, sizeof(text) - n, "/%d", e.element.port_num);
 		}
+		while (poll_cq() > 0)
+			; /* what came before the event is not of after it */
 		note("event %s after %llu completions, %d outstanding", text, (unsigned long long)c.completed,
 		     (int)(c.posted - c.completed));
 		n = strlen(c.events);
