@@ -110,10 +110,14 @@ impl Device {
     /// Forgets all that the driver made, as a reset of the function does.
     pub(crate) fn reset(&mut self) {
         self.firmware = Firmware::default();
+        self.forget_objects();
+        self.faults.reset();
+    }
+
+    pub(crate) fn forget_objects(&mut self) {
         self.objects = Objects::new(doorbell_pages());
         self.ready.clear();
         self.copies.clear();
-        self.faults.reset();
     }
 
     /// May the device reach the guest's memory at all?

@@ -60,8 +60,10 @@ fn init(call: &mut Call<'_>) -> Outcome {
     Ok(())
 }
 
+/// Whatever the driver left behind, queues that the device would write to above all, is gone after this.
 fn teardown(call: &mut Call<'_>) -> Outcome {
     call.device.firmware.initialized = false;
+    call.device.forget_objects();
     Ok(())
 }
 

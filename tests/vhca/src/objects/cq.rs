@@ -248,6 +248,10 @@ impl Cq {
         true
     }
 
+    pub(crate) fn was_never_armed(&self) -> bool {
+        self.armed.is_none() && self.fired.is_none()
+    }
+
     /// Is an event due at once, because completions came after those that the arm word knows of?
     pub(crate) fn is_late(&self, word: u32) -> bool {
         let since = |index: u32| index.wrapping_sub(word) & INDEX;
