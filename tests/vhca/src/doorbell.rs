@@ -88,6 +88,8 @@ impl Device {
             None => return,
         }
         if self.mode == BarMode::Trapped || control.opcode == opcode::NOP {
+            // What an earlier store began in this register is overwritten.
+            self.copies.retain(|copy| (copy.uar, copy.at) != (uar, at) || copy.bytes.len() > 8);
             if self.copies.len() >= COPIES {
                 self.copies.pop_front();
             }

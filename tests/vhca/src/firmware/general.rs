@@ -4,7 +4,7 @@ use super::{Call, Command, Outcome, PLAIN, SHORT, capabilities};
 use crate::memory::PAGE;
 use crate::objects::mkey;
 use crate::prm::layouts::*;
-use crate::prm::{Status, be32, be64, part_mut, put};
+use crate::prm::{self, Status, be32, be64, part_mut, put};
 
 pub(super) const TABLE: &[Command] = &[
     Command::new(op::ENABLE_HCA, 12, SHORT, accept),
@@ -134,7 +134,12 @@ fn set_capabilities(call: &mut Call<'_>) -> Outcome {
     let block = block.get(..block.len().min(capabilities::BYTES)).unwrap_or(&[]);
     match kind {
         GENERAL => put(&mut call.device.firmware.capabilities, 0, block),
-        ATOMIC => put(&mut call.device.firmware.atomic_capabilities, 0, block),
+        // All else in this block is what the device can do.
+        ATOMIC => prm::copy(
+            block,
+            &mut call.device.firmware.atomic_capabilities,
+            atomic_caps::ATOMIC_REQ_8B_ENDIANNESS_MODE,
+        ),
         _ => return Err(Status::BadParameter),
     }
     Ok(())

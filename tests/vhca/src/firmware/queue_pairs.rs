@@ -78,7 +78,8 @@ fn create(call: &mut Call<'_>) -> Outcome {
     if service == Service::XrcInitiator && no_send {
         service = Service::XrcTarget;
     }
-    if service != Service::XrcTarget && !objects.pds.contains(pd) {
+    // The driver's own queue for registrations belongs to no domain.
+    if service != Service::Registration && !objects.pds.contains(pd) {
         return Err(Status::BadResource);
     }
     let list = part(call.input, create_qp_in::PAS);

@@ -25,6 +25,9 @@ const POLLING: u64 = 2;
 /// What the port says that it can do: the bits of an InfiniBand port with a communication manager.
 const PORT_CAPABILITIES: u64 = 0x0251_0868;
 
+/// The bit of them that the driver changes: a communication manager is there.
+const CHANGEABLE: u64 = 0x0001_0000;
+
 fn query_context(call: &mut Call<'_>) -> Outcome {
     let (port, identity) = (call.device.port, call.device.identity);
     let context = part_mut(call.output, query_hca_vport_context_out::HCA_VPORT_CONTEXT);
@@ -37,6 +40,7 @@ fn query_context(call: &mut Call<'_>) -> Outcome {
         (hca_vport_context::PORT_GUID, port.guid),
         (hca_vport_context::NODE_GUID, port.guid),
         (hca_vport_context::CAP_MASK1, PORT_CAPABILITIES),
+        (hca_vport_context::CAP_MASK1_FIELD_SELECT, CHANGEABLE),
         (hca_vport_context::LID, u64::from(port.lid)),
         (hca_vport_context::SM_LID, 1),
         (hca_vport_context::SUBNET_TIMEOUT, 18),

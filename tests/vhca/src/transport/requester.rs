@@ -261,11 +261,12 @@ impl Device {
     /// Changes a memory key.
     fn register(&mut self, qpn: u32, change: &Registration) -> Result<(), Syndrome> {
         let qp = self.objects.qps.get(qpn).ok_or(Syndrome::LocalOperation)?;
-        let asker = Asker { pd: qp.cached.pd, qpn };
         let (pd, trusted) = (qp.cached.pd, qp.service == Service::Registration);
         let entries = match &change.translation {
             Data::Inline(bytes) => bytes.clone(),
             Data::Memory(sge) => {
+                let key = self.objects.mkeys.get(sge.key >> 8).ok_or(Syndrome::LocalProtection)?;
+                let asker = Asker { pd: if trusted { key.pd() } else { pd }, qpn };
                 let mut bytes = Vec::new();
                 let len = u64::try_from(change.translation_bytes).unwrap_or(0).min(u64::from(sge.length));
                 self.read_under(sge.key, sge.address, len, Access::LocalRead, asker, &mut bytes)
