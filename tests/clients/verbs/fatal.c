@@ -6,6 +6,7 @@
  *     verbs PHASE    tries the calls a program may make now, and reports what they return and what completed
  *     fill PHASE     posts until a post is refused
  *     stores N       arms the CQ and posts N times: stores to the doorbell page, whatever lies there by now
+ *     forget         of what completed so far: it is reported no more
  *     close          destroys everything, reports which events came in all
  *     open NAME      waits until a device of that name can be opened and its port is active, writes to itself
  *     end
@@ -214,7 +215,7 @@ static int poll_cq(void)
 			note("completions come again");
 		c.stalled = false;
 		if (!c.flowing && c.completed >= 100) {
-			note("traffic flows");
+			note("traffic flows from qp %u to qp %u", c.a->qp_num, c.b->qp_num);
 			c.flowing = true;
 		}
 	} else if (!c.stalled && c.flowing && c.posted > c.completed && monotonic() - c.last > 0.5) {
@@ -344,6 +345,7 @@ static void try_verbs(const char *phase)
 		ibv_destroy_cq(cq);
 	fact("%s.verbs %s", phase, text);
 	fact("%s.completions %s", phase, completions());
+	c.seen = 0;
 }
 
 static void fill_queue(const char *phase)
@@ -407,7 +409,7 @@ static bool order(char *line)
 		*argument++ = 0;
 	if (!strcmp(line, "end"))
 		return false;
-	need(argument || !strcmp(line, "close"), "an order with an argument");
+	need(argument || !strcmp(line, "close") || !strcmp(line, "forget"), "an order with an argument");
 	if (!strcmp(line, "open"))
 		open_again(argument);
 	else if (!c.ctx)
@@ -418,6 +420,8 @@ static bool order(char *line)
 		fill_queue(argument);
 	else if (!strcmp(line, "stores"))
 		stores(atol(argument));
+	else if (!strcmp(line, "forget"))
+		c.seen = 0;
 	else if (!strcmp(line, "close"))
 		close_all();
 	else

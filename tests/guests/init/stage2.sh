@@ -55,7 +55,8 @@ hca_up() {
 if [ -n "$hca" ]; then
     for name in control journal plug; do ln -s /run/guest/hca /usr/local/bin/hca-$name; done
     modprobe -a mlx5_core mlx5_ib ib_uverbs rdma_ucm || die 'no mlx5 modules'
-    for n in {1..2400}; do hca_up && break || sleep 0.05; done
+    end=$((SECONDS + 90))
+    until hca_up || [ $SECONDS -ge $end ]; do sleep 0.05; done
     hca_up || die "of $hca virtual ConnectX not all came up: $(rdma link)"
     echo 'guest: the virtual ConnectX are up' >/dev/kmsg
 fi

@@ -213,6 +213,11 @@ impl Bed {
 
     /// Ends vhca once QEMU has ended, and says what was wrong.
     pub(crate) fn finish(mut self) -> Result<Vec<String>> {
+        let control = self.dir.join("control");
+        let found = Command::new(&self.wanted.vhca).arg("control").arg(&control).arg("findings").output();
+        for line in String::from_utf8_lossy(&found.context("asking vhca")?.stdout).lines() {
+            self.troubles.add(format!("a finding: {line}"));
+        }
         // ORDER: see `serve`.
         self.ending.store(true, Ordering::Relaxed);
         let pid = self.child.id().to_string();

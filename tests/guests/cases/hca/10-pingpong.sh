@@ -10,7 +10,7 @@ pingpong_cell() { # VARIANT CLIENT-DEVICE TOOL ARGUMENT...
     local variant=$1 device=$2 tool=$3
     shift 3
     set -- -p $port "$@"
-    tool_pair "$variant" drivers tcp ' iters in .* seconds' -- "$tool" -d mlx5_0 "$@" -- "$tool" -d "$device" "$@" 127.0.0.1
+    tool_pair "$variant" drivers tcp ' iters in .* seconds|^success' -- "$tool" -d mlx5_0 "$@" -- "$tool" -d "$device" "$@" 127.0.0.1
 }
 
 # -c: what is received is compared with what was sent.
