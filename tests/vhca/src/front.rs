@@ -224,7 +224,7 @@ fn interrupts() -> Vec<IrqInfo> {
 /// Listens on a socket, in place of one that an earlier process left.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(path),
     }
 }

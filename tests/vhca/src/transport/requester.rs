@@ -313,7 +313,7 @@ impl Device {
     fn try_again(&mut self, env: &mut Env, qpn: u32, request: &Request, not_ready: Option<u64>) -> Progress {
         const ALWAYS: u8 = 7;
         let Some(qp) = self.objects.qps.get_mut(qpn) else { return Progress::Idle };
-        let delay = not_ready.map_or_else(|| qp.ack_timeout().unwrap_or(FOREVER), |delay| delay);
+        let delay = not_ready.unwrap_or_else(|| qp.ack_timeout().unwrap_or(FOREVER));
         let Some(queue) = &mut qp.send else { return Progress::Idle };
         let (left, syndrome) = match not_ready {
             Some(_) => (&mut queue.rnr_retries, Syndrome::RnrRetriesExceeded),
