@@ -45,7 +45,7 @@ impl Default for Firmware {
     fn default() -> Firmware {
         Firmware {
             queue: 0,
-            interface: 0,
+            interface: segment::DISABLED,
             health: 0,
             pages: Vec::new(),
             capabilities: capabilities::general(),
