@@ -229,7 +229,8 @@ static void events(void)
 {
 	struct ibv_async_event e;
 	while (!ibv_get_async_event(c.ctx, &e)) {
-		char text[64] = "?";
+		char text[64];
+		snprintf(text, sizeof(text), "%d", (int)e.event_type);
 		static const struct {
 			enum ibv_event_type type;
 			const char *name;
@@ -240,6 +241,7 @@ static void events(void)
 			E(SM_CHANGE), E(SRQ_ERR), E(SRQ_LIMIT_REACHED), E(QP_LAST_WQE_REACHED), E(CLIENT_REREGISTER),
 			E(GID_CHANGE), E(WQ_FATAL),
 #undef E
+			{ (enum ibv_event_type)20, "DEVICE_SPEED_CHANGE" }, /* newer than some of the headers */
 		};
 		for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 			if (names[i].type == e.event_type)
