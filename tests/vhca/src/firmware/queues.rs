@@ -151,8 +151,11 @@ fn modify_cq(call: &mut Call<'_>) -> Outcome {
     call.note(format_args!("{number:#x}"));
     if call.modifier() == RESIZE {
         let (buffer, log_size, entry) = cq_buffer(context, part(call.input, modify_cq_in::PAS))?;
-        if call.device.objects.cqs.get(number).is_none() {
-            return Err(Status::BadResource);
+        let cq = call.device.objects.cqs.get(number).ok_or(Status::BadResource)?;
+        let consumer = call.device.memory.word(cq.record).map_err(|_| Status::BadResourceState)?;
+        // The new queue has to hold what waits in the old one, and the mark that ends that.
+        if cq.waiting(consumer) >= 1 << log_size {
+            return Err(Status::BadSizeOutstandingCqes);
         }
         // The last completion in the old buffer says where it ends.
         call.device.complete(call.env, number, &Completion::new(Kind::Resized, 0, 0, 0));

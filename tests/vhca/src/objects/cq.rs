@@ -232,7 +232,12 @@ impl Cq {
 
     /// Is there no room for one more, when the owner has consumed up to `consumer`?
     pub(crate) fn is_full(&self, consumer: u32) -> bool {
-        self.producer.wrapping_sub(consumer) & INDEX >= 1 << self.log_size
+        self.waiting(consumer) >= 1 << self.log_size
+    }
+
+    /// Completions that the owner, who has consumed up to `consumer`, has not consumed yet.
+    pub(crate) fn waiting(&self, consumer: u32) -> u32 {
+        self.producer.wrapping_sub(consumer) & INDEX
     }
 
     /// Where the next completion goes and its ownership bit. Counts it.

@@ -139,7 +139,16 @@ pub(crate) struct Cached {
 
 /// Fields that a transition takes from the command's context, whatever its mask says.
 const PATH: Field = qpc::PRIMARY_ADDRESS_PATH;
-const TO_INIT: &[Field] = &[qpc::PM_STATE, ads::PKEY_INDEX.at(PATH), ads::VHCA_PORT_NUM.at(PATH), qpc::Q_KEY];
+const TO_INIT: &[Field] = &[
+    qpc::PM_STATE,
+    qpc::Q_KEY,
+    qpc::RRE,
+    qpc::RWE,
+    qpc::RAE,
+    qpc::ATOMIC_MODE,
+    ads::PKEY_INDEX.at(PATH),
+    ads::VHCA_PORT_NUM.at(PATH),
+];
 const TO_RTR: &[Field] = &[
     qpc::MTU,
     qpc::LOG_MSG_MAX,
@@ -313,10 +322,14 @@ mod tests {
         for (field, value) in [(qpc::RRE, 1), (qpc::RWE, 1), (qpc::REMOTE_QPN, 9), (ads::RLID.at(PATH), 3)] {
             prm::set(&mut given, field, value);
         }
-        qp.transition(State::Init, 1 << 3, &given);
-        assert_eq!((qp.cached.remote_read, qp.cached.remote_write, qp.cached.remote_qpn), (false, true, 0));
+        qp.transition(State::Init, 0, &given);
+        assert_eq!((qp.cached.remote_read, qp.cached.remote_write, qp.cached.remote_qpn), (true, true, 0));
+        let mut given = given.clone();
+        prm::set(&mut given, qpc::RRE, 0);
+        prm::set(&mut given, qpc::RWE, 0);
         qp.transition(State::ReadyToReceive, 1 << 1, &given);
-        assert_eq!((qp.cached.remote_read, qp.cached.remote_qpn, qp.cached.remote_lid), (true, 9, 3));
+        assert_eq!((qp.cached.remote_read, qp.cached.remote_write), (false, true));
+        assert_eq!((qp.cached.remote_qpn, qp.cached.remote_lid), (9, 3));
         assert_eq!(get(&qp.context, qpc::STATE), 2);
     }
 }
