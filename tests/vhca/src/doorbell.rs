@@ -8,6 +8,7 @@
 use crate::device::{BarMode, Device, Env};
 use crate::memory::PAGE;
 use crate::objects::FIRST_UAR;
+use crate::objects::qp::State;
 use crate::prm::{be32, put};
 use crate::script::rings;
 use crate::wqe::{BLOCK, Control, opcode};
@@ -85,12 +86,14 @@ impl Device {
         let control = Control::read(bytes);
         let qpn = control.qpn;
         match self.objects.qps.get(qpn) {
+            // The driver has taken the queue pair from a program that does not know it yet.
+            Some(qp) if qp.state == State::Reset => return self.forget_copy(uar, at),
             Some(qp) if qp.cached.uar == uar && qp.send.is_some() => {}
             Some(_) => {
                 return self
                     .finding(env, format_args!("doorbell of qp {qpn} in page {uar}, which is not its own"));
             }
-            None => return,
+            None => return self.forget_copy(uar, at),
         }
         if self.mode == BarMode::Trapped || control.opcode == opcode::NOP {
             // What an earlier store began in this register is overwritten.
@@ -130,6 +133,11 @@ impl Device {
                 self.objects.qps.iter().filter(|(_, qp)| qp.cached.uar == uar).map(|(qpn, _)| qpn).collect();
             others.into_iter().for_each(|qpn| self.announce(qpn));
         }
+    }
+
+    /// What was stored in a register before is no longer what a store to it continues.
+    fn forget_copy(&mut self, uar: u32, at: usize) {
+        self.copies.retain(|copy| (copy.uar, copy.at) != (uar, at));
     }
 
     /// Looks at the doorbell record of a send queue.
