@@ -205,6 +205,7 @@ static int poll_cq(void)
 		c.completed++;
 		if (wc[i].status != IBV_WC_SUCCESS && !broken) {
 			note("the first completion in error: %s", ibv_wc_status_str(wc[i].status));
+			fact("first_error %s", ibv_wc_status_str(wc[i].status));
 			broken = true;
 		}
 		c.seen |= 1u << wc[i].status;
