@@ -19,6 +19,7 @@ const HEALTH_COUNTER: u64 = 0x1010;
 /// States of the driver's interface.
 /// The interface of a function that no driver has brought up: health polls take it for a sign of death.
 pub(crate) const DISABLED: u32 = 1;
+const INITIALIZING: u64 = 0x1fc;
 const SOFTWARE_RESET: u32 = 7;
 
 impl Device {
@@ -34,6 +35,8 @@ impl Device {
             QUEUE_LOW => {
                 low(firmware.queue) & 0xffff_f000 | firmware.interface << 8 | LOG_COMMANDS << 4 | LOG_STRIDE
             }
+            // Up, and able to be reset by its driver.
+            INITIALIZING => 1 << 30,
             HEALTH_VERSION => FIRMWARE_REVISION,
             // The top bit of the severity asks for a reset.
             HEALTH_SEVERITY => u32::from(self.faults.syndrome.is_some()) << 31,
