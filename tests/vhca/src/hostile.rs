@@ -33,6 +33,12 @@ const LOG_RECEIVES: u64 = 4;
 const RECEIVE_BYTES: u64 = 64;
 const LOG_COMPLETIONS: u64 = 6;
 
+/// Codes of services.
+const CONNECTION: u64 = 0;
+const DATAGRAMS: u64 = 2;
+/// The Q_Key of queue pairs here.
+pub const QKEY: u32 = 0x1234;
+
 /// A device in the hands of a driver.
 #[derive(Debug)]
 pub struct Bed {
@@ -148,6 +154,7 @@ fn modify(opcode: u16, qpn: u32, peer: u16) -> Vec<u8> {
         (of(qpc::RRE), 1),
         (of(qpc::RWE), 1),
         (of(qpc::RAE), 1),
+        (of(qpc::Q_KEY), u64::from(QKEY)),
         (of(qpc::MTU), 3),
         (of(qpc::REMOTE_QPN), u64::from(qpn)),
         (of(qpc::MIN_RNR_NAK), 1),
@@ -167,7 +174,17 @@ impl Bed {
     /// Those of memory, and a command that is refused.
     pub fn new() -> io::Result<Bed> {
         let mut bed = Bed::empty();
-        bed.add(1)?;
+        bed.add(CONNECTION, 1)?;
+        Ok(bed)
+    }
+
+    /// As [`Bed::new`], with a queue pair for datagrams in place of the connection.
+    ///
+    /// # Errors
+    /// As [`Bed::new`].
+    pub fn datagrams() -> io::Result<Bed> {
+        let mut bed = Bed::empty();
+        bed.add(DATAGRAMS, 1)?;
         Ok(bed)
     }
 
@@ -177,8 +194,8 @@ impl Bed {
     /// As [`Bed::new`].
     pub fn pair() -> io::Result<Bed> {
         let mut bed = Bed::empty();
-        bed.add(2)?;
-        bed.add(1)?;
+        bed.add(CONNECTION, 2)?;
+        bed.add(CONNECTION, 1)?;
         bed.on(0);
         Ok(bed)
     }
@@ -189,7 +206,7 @@ impl Bed {
     }
 
     /// Adds a device. The numbers of its objects are the same for each.
-    fn add(&mut self, peer: u16) -> io::Result<()> {
+    fn add(&mut self, service: u64, peer: u16) -> io::Result<()> {
         self.on = self.world.add(Identity::Physical, BarMode::Trapped)?;
         self.end().peer = peer;
         if let Some(device) = self.world.devices.get_mut(self.on) {
@@ -203,7 +220,7 @@ impl Bed {
         self.cqn = self.create(&create_cq(eqn, self.uar))?;
         self.key = self.create(&create_mkey(self.pd))? << 8;
         self.create(&create_rmp(self.pd))?;
-        self.qpn = self.create(&create_qp(0, self.pd, self.cqn, self.uar))?;
+        self.qpn = self.create(&create_qp(service, self.pd, self.cqn, self.uar))?;
         self.connect()
     }
 
@@ -246,6 +263,20 @@ impl Bed {
         Ok(())
     }
 
+    /// Attaches the queue pair to a multicast group.
+    ///
+    /// # Errors
+    /// A command that is refused.
+    pub fn join(&mut self, gid: [u8; 16]) -> io::Result<()> {
+        let mut input = command(
+            op::ATTACH_TO_MCG,
+            attach_to_mcg_in::BYTES,
+            &[(attach_to_mcg_in::QPN, u64::from(self.qpn))],
+        );
+        put(&mut input, attach_to_mcg_in::MULTICAST_GID.byte(), &gid);
+        self.create(&input).map(drop)
+    }
+
     /// Executes a command as the driver would give it.
     pub fn command(&mut self, input: &[u8], output_len: usize) -> Vec<u8> {
         let env = &mut self.world.env;
@@ -264,8 +295,8 @@ impl Bed {
             create_cq(1, uar),
             create_mkey(pd),
             create_rmp(pd),
-            create_qp(0, pd, cqn, uar),
-            create_qp(2, pd, cqn, uar),
+            create_qp(CONNECTION, pd, cqn, uar),
+            create_qp(DATAGRAMS, pd, cqn, uar),
             command(op::MODIFY_CQ, modify_cq_in::BYTES + 8, &[(modify_cq_in::CQN, u64::from(cqn))]),
         ];
         for opcode in [op::RST2INIT_QP, op::INIT2RTR_QP, op::RTR2RTS_QP, op::RTS2RTS_QP] {

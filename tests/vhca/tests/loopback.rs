@@ -1,7 +1,7 @@
 //! The data path without a guest: a queue pair connected to itself, and two devices.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails panics")]
 
-use vhca::hostile::{Bed, DATA};
+use vhca::hostile::{Bed, DATA, QKEY};
 use vhca::wqe::opcode;
 
 /// Kinds of completion.
@@ -203,4 +203,49 @@ fn a_trigger_kills_at_the_second_doorbell() {
     bed.control(&format!("at doorbell 2 of qp {} on d0: die", bed.qpn)).unwrap();
     (0..3).for_each(|_| add_one(&mut bed));
     assert_eq!((bed.completions(), count(&mut bed)), (vec![(REQUESTER, 0)], 1));
+}
+
+/// A long address vector: LID, queue pair, Q_Key and a global route to `gid`.
+fn address(lid: u16, qpn: u32, qkey: u32, gid: [u8; 16]) -> Vec<u8> {
+    let head =
+        [&qkey.to_be_bytes()[..], &[0; 4], &(1 << 31 | qpn).to_be_bytes(), &[0, 0], &lid.to_be_bytes()]
+            .concat();
+    [&head[..], &[0; 12], &(1u32 << 30).to_be_bytes(), &gid].concat()
+}
+
+const GROUP: [u8; 16] = [0xff, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+
+#[test]
+fn a_datagram_has_room_for_its_route_and_says_where_it_came_from() {
+    let mut bed = Bed::datagrams().unwrap();
+    bed.post_receive(DATA + 0x400, 256);
+    let inline = [&0x8000_0005u32.to_be_bytes()[..], b"hello"].concat();
+    let to = address(1, bed.qpn, QKEY, [9; 16]);
+    bed.post(&bed.request(opcode::SEND, &[to, inline].concat()));
+    assert_eq!(bed.completions(), [(RECEIVED, 0), (REQUESTER, 0)]);
+    assert_eq!(bytes(&bed, DATA + 0x400 + 24, 16), [9; 16], "the destination of its route");
+    assert_eq!(bytes(&bed, DATA + 0x400 + 40, 5), b"hello");
+}
+
+#[test]
+fn datagrams_for_others_are_lost() {
+    let mut bed = Bed::datagrams().unwrap();
+    bed.post_receive(DATA, 256);
+    for (lid, qpn, qkey) in [(1, bed.qpn, QKEY + 1), (1, bed.qpn + 1, QKEY), (9, bed.qpn, QKEY)] {
+        let to = address(lid, qpn, qkey, [9; 16]);
+        bed.post(&bed.request(opcode::SEND, &to));
+        assert_eq!(bed.completions(), [(REQUESTER, 0)], "lid {lid} qp {qpn} qkey {qkey:#x}");
+    }
+}
+
+#[test]
+fn a_group_gets_what_is_sent_to_it() {
+    let mut bed = Bed::datagrams().unwrap();
+    bed.post_receive(DATA, 256);
+    let to = address(0xc001, 0xff_ffff, QKEY, GROUP);
+    bed.post(&bed.request(opcode::SEND, &to));
+    assert_eq!(bed.completions(), [(REQUESTER, 0)], "not a member yet");
+    bed.join(GROUP).unwrap();
+    bed.post(&bed.request(opcode::SEND, &to));
+    assert_eq!(bed.completions(), [(RECEIVED, 0), (REQUESTER, 0)]);
 }
