@@ -178,7 +178,7 @@ impl Device {
     /// An event of a queue pair or shared receive queue.
     pub(crate) fn queue_event(&mut self, env: &mut Env, event: EventType, number: u32) {
         let mut data = [0; 28];
-        let kind = u8::from(event == EventType::SrqLimit);
+        let kind = u8::from(matches!(event, EventType::SrqLimit | EventType::SrqCatastrophe));
         put(&mut data, 20, &[kind]);
         put(&mut data, 24, &number.to_be_bytes());
         self.event(env, event, 0, &data);

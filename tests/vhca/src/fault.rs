@@ -19,6 +19,7 @@
 //! qp N error [SYNDROME]       the queue pair fails: its next work request completes with that syndrome
 //! qp N drain                  the send queue is drained
 //! cq N error                  the completion queue overruns
+//! srq N error                 the shared receive queue fails
 //! port down | port up         the port, with its event
 //! lid N | guid HEX            the port's address changes, with its event
 //! wire cut | wire heal        the wire between devices (a device reaches itself without it)
@@ -32,7 +33,7 @@
 
 use crate::device::Device;
 use crate::objects::cq::Syndrome as CompletionSyndrome;
-use crate::objects::eq::PortChange;
+use crate::objects::eq::{EventType, PortChange};
 use crate::objects::qp::State;
 use crate::prm::Status;
 use crate::script::Trigger;
@@ -262,6 +263,12 @@ impl Device {
                 self.objects.cqs.get(cqn).ok_or_else(|| format!("there is no cq {cqn}"))?;
                 self.fail_cq(env, cqn);
             }
+            ["srq", srqn, "error"] => {
+                let srqn = parse_number(srqn)?;
+                let srq = self.objects.srqs.get_mut(srqn).ok_or_else(|| format!("there is no srq {srqn}"))?;
+                srq.failed = true;
+                self.queue_event(env, EventType::SrqCatastrophe, srqn);
+            }
             ["port", "down"] => {
                 self.port.up = false;
                 self.port_event(env, PortChange::Down);
@@ -299,7 +306,7 @@ impl Device {
                 let control = Control { index, ..Control::read(&bytes) };
                 self.complete_in_error(env, qpn, &control, syndrome);
             }
-            None => self.fail_qp(env, qpn, Some(crate::objects::eq::EventType::WqCatastrophe)),
+            None => self.fail_qp(env, qpn, Some(EventType::WqCatastrophe)),
         }
         Ok(())
     }
@@ -327,7 +334,12 @@ impl Device {
             .cqs
             .iter()
             .map(|(cqn, cq)| format!("cq {cqn} produced={} error={}", cq.producer, cq.error));
-        lines.chain(cqs).collect::<Vec<_>>().join("\n")
+        let srqs = self
+            .objects
+            .srqs
+            .iter()
+            .map(|(srqn, srq)| format!("srq {srqn} kind={:?} consumed={}", srq.kind, srq.consumed));
+        lines.chain(cqs).chain(srqs).collect::<Vec<_>>().join("\n")
     }
 }
 

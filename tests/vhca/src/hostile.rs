@@ -33,11 +33,17 @@ const LOG_RECEIVES: u64 = 4;
 const RECEIVE_BYTES: u64 = 64;
 const LOG_COMPLETIONS: u64 = 6;
 
+/// Codes of services.
+const CONNECTION: u64 = 0;
+const DATAGRAMS: u64 = 2;
+/// The Q_Key of queue pairs here.
+pub const QKEY: u32 = 0x1234;
+
 /// A device in the hands of a driver.
 #[derive(Debug)]
 pub struct Bed {
     world: World,
-    /// The reliable connection, to itself.
+    /// The reliable connection.
     pub qpn: u32,
     /// The completion queue of all.
     pub cqn: u32,
@@ -45,9 +51,18 @@ pub struct Bed {
     pub key: u32,
     uar: u32,
     pd: u32,
+    ends: [End; 2],
+    on: usize,
+}
+
+/// Where an end of the connection is with its queues.
+#[derive(Clone, Copy, Debug, Default)]
+struct End {
     posted: u16,
     received: u16,
     consumed: u32,
+    /// The other end's address.
+    peer: u16,
 }
 
 fn command(opcode: u16, len: usize, fields: &[(Field, u64)]) -> Vec<u8> {
@@ -129,8 +144,8 @@ fn create_qp(service: u64, pd: u32, cqn: u32, uar: u32) -> Vec<u8> {
     with_pages(command(op::CREATE_QP, create_qp_in::BYTES, &fields), QUEUES, 2)
 }
 
-/// The transition to a state, of a reliable connection with itself.
-fn modify(opcode: u16, qpn: u32) -> Vec<u8> {
+/// The transition to a state, of a reliable connection with a queue pair of the same number.
+fn modify(opcode: u16, qpn: u32, peer: u16) -> Vec<u8> {
     let of = |field: Field| field.at(rst2init_qp_in::QPC);
     let path = |field: Field| of(field.at(qpc::PRIMARY_ADDRESS_PATH));
     let fields = [
@@ -139,12 +154,13 @@ fn modify(opcode: u16, qpn: u32) -> Vec<u8> {
         (of(qpc::RRE), 1),
         (of(qpc::RWE), 1),
         (of(qpc::RAE), 1),
+        (of(qpc::Q_KEY), u64::from(QKEY)),
         (of(qpc::MTU), 3),
         (of(qpc::REMOTE_QPN), u64::from(qpn)),
         (of(qpc::MIN_RNR_NAK), 1),
         (of(qpc::RETRY_COUNT), 1),
         (of(qpc::RNR_RETRY), 1),
-        (path(ads::RLID), 1),
+        (path(ads::RLID), u64::from(peer)),
         (path(ads::ACK_TIMEOUT), 1),
     ];
     command(opcode, rst2init_qp_in::BYTES, &fields)
@@ -157,24 +173,70 @@ impl Bed {
     /// # Errors
     /// Those of memory, and a command that is refused.
     pub fn new() -> io::Result<Bed> {
-        let mut world = World::new(Journal::default());
-        world.add(Identity::Physical, BarMode::Trapped)?;
-        let mut bed =
-            Bed { world, qpn: 0, cqn: 0, key: 0, uar: 0, pd: 0, posted: 0, received: 0, consumed: 0 };
-        if let Some(device) = bed.world.devices.first_mut() {
+        let mut bed = Bed::empty();
+        bed.add(CONNECTION, 1)?;
+        Ok(bed)
+    }
+
+    /// As [`Bed::new`], with a queue pair for datagrams in place of the connection.
+    ///
+    /// # Errors
+    /// As [`Bed::new`].
+    pub fn datagrams() -> io::Result<Bed> {
+        let mut bed = Bed::empty();
+        bed.add(DATAGRAMS, 1)?;
+        Ok(bed)
+    }
+
+    /// Two such devices, each with its own memory, whose connections are to each other.
+    ///
+    /// # Errors
+    /// As [`Bed::new`].
+    pub fn pair() -> io::Result<Bed> {
+        let mut bed = Bed::empty();
+        bed.add(CONNECTION, 2)?;
+        bed.add(CONNECTION, 1)?;
+        bed.on(0);
+        Ok(bed)
+    }
+
+    fn empty() -> Bed {
+        let world = World::new(Journal::default());
+        Bed { world, qpn: 0, cqn: 0, key: 0, uar: 0, pd: 0, ends: [End::default(); 2], on: 0 }
+    }
+
+    /// Adds a device. The numbers of its objects are the same for each.
+    fn add(&mut self, service: u64, peer: u16) -> io::Result<()> {
+        self.on = self.world.add(Identity::Physical, BarMode::Trapped)?;
+        self.end().peer = peer;
+        if let Some(device) = self.world.devices.get_mut(self.on) {
             device.memory.map(0, MEMORY, &memory::anonymous(MEMORY)?, 0)?;
             device.config.write(4, &[0x06, 0]);
         }
-        bed.create(&command(op::INIT_HCA, 16, &[]))?;
-        bed.uar = bed.create(&command(op::ALLOC_UAR, 16, &[]))?;
-        bed.pd = bed.create(&command(op::ALLOC_PD, 16, &[]))?;
-        let eqn = bed.create(&create_eq())?;
-        bed.cqn = bed.create(&create_cq(eqn, bed.uar))?;
-        bed.key = bed.create(&create_mkey(bed.pd))? << 8;
-        bed.create(&create_rmp(bed.pd))?;
-        bed.qpn = bed.create(&create_qp(0, bed.pd, bed.cqn, bed.uar))?;
-        bed.connect()?;
-        Ok(bed)
+        self.create(&command(op::INIT_HCA, 16, &[]))?;
+        self.uar = self.create(&command(op::ALLOC_UAR, 16, &[]))?;
+        self.pd = self.create(&command(op::ALLOC_PD, 16, &[]))?;
+        let eqn = self.create(&create_eq())?;
+        self.cqn = self.create(&create_cq(eqn, self.uar))?;
+        self.key = self.create(&create_mkey(self.pd))? << 8;
+        self.create(&create_rmp(self.pd))?;
+        self.qpn = self.create(&create_qp(service, self.pd, self.cqn, self.uar))?;
+        self.connect()
+    }
+
+    /// Takes a device for what follows.
+    pub fn on(&mut self, device: usize) {
+        self.on = device.min(self.ends.len() - 1);
+    }
+
+    fn end(&mut self) -> &mut End {
+        let [first, second] = &mut self.ends;
+        if self.on == 0 { first } else { second }
+    }
+
+    fn at(&self) -> End {
+        let [first, second] = self.ends;
+        if self.on == 0 { first } else { second }
     }
 
     /// Runs a command that has to succeed; the number that it answers with.
@@ -193,18 +255,35 @@ impl Bed {
     pub fn connect(&mut self) -> io::Result<()> {
         let reset = command(op::TO_RST_QP, 16, &[(rst2init_qp_in::QPN, u64::from(self.qpn))]);
         self.create(&reset)?;
-        (self.posted, self.received) = (0, 0);
+        (self.end().posted, self.end().received) = (0, 0);
         self.write(RECORDS, &[0; 8]);
         for opcode in [op::RST2INIT_QP, op::INIT2RTR_QP, op::RTR2RTS_QP] {
-            self.create(&modify(opcode, self.qpn))?;
+            self.create(&modify(opcode, self.qpn, self.at().peer))?;
         }
         Ok(())
+    }
+
+    /// Attaches the queue pair to a multicast group.
+    ///
+    /// # Errors
+    /// A command that is refused.
+    pub fn join(&mut self, gid: [u8; 16]) -> io::Result<()> {
+        let mut input = command(
+            op::ATTACH_TO_MCG,
+            attach_to_mcg_in::BYTES,
+            &[(attach_to_mcg_in::QPN, u64::from(self.qpn))],
+        );
+        put(&mut input, attach_to_mcg_in::MULTICAST_GID.byte(), &gid);
+        self.create(&input).map(drop)
     }
 
     /// Executes a command as the driver would give it.
     pub fn command(&mut self, input: &[u8], output_len: usize) -> Vec<u8> {
         let env = &mut self.world.env;
-        self.world.devices.first_mut().map_or(Vec::new(), |device| device.execute(env, input, output_len))
+        self.world
+            .devices
+            .get_mut(self.on)
+            .map_or(Vec::new(), |device| device.execute(env, input, output_len))
     }
 
     /// Sound commands, one of each kind, for mutation.
@@ -216,12 +295,12 @@ impl Bed {
             create_cq(1, uar),
             create_mkey(pd),
             create_rmp(pd),
-            create_qp(0, pd, cqn, uar),
-            create_qp(2, pd, cqn, uar),
+            create_qp(CONNECTION, pd, cqn, uar),
+            create_qp(DATAGRAMS, pd, cqn, uar),
             command(op::MODIFY_CQ, modify_cq_in::BYTES + 8, &[(modify_cq_in::CQN, u64::from(cqn))]),
         ];
         for opcode in [op::RST2INIT_QP, op::INIT2RTR_QP, op::RTR2RTS_QP, op::RTS2RTS_QP] {
-            all.push(modify(opcode, qpn));
+            all.push(modify(opcode, qpn, self.at().peer));
         }
         for (opcode, _) in OPCODES {
             all.push(command(*opcode, 272, &[(rst2init_qp_in::QPN, u64::from(qpn))]));
@@ -260,7 +339,7 @@ impl Bed {
     pub fn request(&self, code: u8, rest: &[u8]) -> Vec<u8> {
         let ds = u32::try_from(1 + rest.len().div_ceil(16)).unwrap_or(0x3f);
         let mut bytes = Vec::new();
-        bytes.extend((u32::from(self.posted) << 8 | u32::from(code)).to_be_bytes());
+        bytes.extend((u32::from(self.at().posted) << 8 | u32::from(code)).to_be_bytes());
         bytes.extend((self.qpn << 8 | ds).to_be_bytes());
         bytes.extend([0, 0, 0, 0x08, 0, 0, 0, 0]);
         bytes.extend_from_slice(rest);
@@ -270,12 +349,13 @@ impl Bed {
 
     /// Posts a receive of one piece.
     pub fn post_receive(&mut self, address: u64, len: u32) {
-        let slot = u64::from(self.received) % (1 << LOG_RECEIVES) * RECEIVE_BYTES;
+        let slot = u64::from(self.at().received) % (1 << LOG_RECEIVES) * RECEIVE_BYTES;
         let piece = [&len.to_be_bytes()[..], &self.key.to_be_bytes(), &address.to_be_bytes()].concat();
         let end = [&[0; 4][..], &0x100u32.to_be_bytes(), &[0; 8]].concat();
         self.write(QUEUES + slot, &[piece, end].concat());
-        self.received = self.received.wrapping_add(1);
-        self.write(RECORDS, &u32::from(self.received).to_be_bytes());
+        let received = self.at().received.wrapping_add(1);
+        self.end().received = received;
+        self.write(RECORDS, &u32::from(received).to_be_bytes());
     }
 
     /// Posts a work request, rings for it and lets the device work.
@@ -283,12 +363,13 @@ impl Bed {
         let receives = RECEIVE_BYTES << LOG_RECEIVES;
         let mut blocks = 0u16;
         for block in request.chunks(64) {
-            let slot = u64::from(self.posted.wrapping_add(blocks)) % (1 << LOG_BLOCKS) * 64;
+            let slot = u64::from(self.at().posted.wrapping_add(blocks)) % (1 << LOG_BLOCKS) * 64;
             self.write(QUEUES + receives + slot, block);
             blocks += 1;
         }
-        self.posted = self.posted.wrapping_add(blocks);
-        self.write(RECORDS + 4, &u32::from(self.posted).to_be_bytes());
+        let posted = self.at().posted.wrapping_add(blocks);
+        self.end().posted = posted;
+        self.write(RECORDS + 4, &u32::from(posted).to_be_bytes());
         let doorbell = request.get(..request.len().min(8)).unwrap_or(&[]).to_vec();
         self.store(0x800, &doorbell);
         self.work();
@@ -297,32 +378,36 @@ impl Bed {
     /// Stores to the doorbell page.
     pub fn store(&mut self, at: usize, bytes: &[u8]) {
         let page = usize::try_from(self.uar.max(FIRST_UAR)).unwrap_or(0);
-        self.world.store(0, page * PAGE + at, bytes);
+        self.world.store(self.on, page * PAGE + at, bytes);
     }
 
     /// Lets the device work until it has nothing to do, and a little time pass.
     pub fn work(&mut self) {
         for _ in 0..8 {
             self.world.env.now += 1_000_000;
-            self.world.run_queues(0);
+            (0..self.ends.len()).for_each(|device| {
+                self.world.run_queues(device);
+            });
         }
     }
 
     /// Completions written since the last call: opcode and syndrome (0 in success) of each. The queue is as good as consumed.
     pub fn completions(&mut self) -> Vec<(u8, u8)> {
         const FIRST_ERROR: u32 = 0xd;
-        let produced = self.world.devices.first().and_then(|device| device.objects.cqs.get(self.cqn));
+        let produced = self.world.devices.get(self.on).and_then(|device| device.objects.cqs.get(self.cqn));
         let produced = produced.map_or(0, |cq| cq.producer);
         let mut list = Vec::new();
-        while self.consumed != produced {
+        let mut consumed = self.at().consumed;
+        while consumed != produced {
             let mut entry = [0; 64];
-            self.read(COMPLETIONS + u64::from(self.consumed) % (1 << LOG_COMPLETIONS) * 64, &mut entry);
+            self.read(COMPLETIONS + u64::from(consumed) % (1 << LOG_COMPLETIONS) * 64, &mut entry);
             let kind = get32(&entry, Field::new(504, 4));
             // In a successful completion these are bits of the time.
             list.push((kind, if kind < FIRST_ERROR { 0 } else { get32(&entry, Field::new(440, 8)) }));
-            self.consumed = self.consumed.wrapping_add(1);
+            consumed = consumed.wrapping_add(1);
         }
-        self.write(CQ_RECORD, &(self.consumed & 0xff_ffff).to_be_bytes());
+        self.end().consumed = consumed;
+        self.write(CQ_RECORD, &(consumed & 0xff_ffff).to_be_bytes());
         let byte = |value: u32| u8::try_from(value).unwrap_or(0);
         list.into_iter().map(|(kind, syndrome)| (byte(kind), byte(syndrome))).collect()
     }
@@ -330,19 +415,19 @@ impl Bed {
     /// Does the queue pair still send?
     #[must_use]
     pub fn sends(&self) -> bool {
-        let qp = self.world.devices.first().and_then(|device| device.objects.qps.get(self.qpn));
+        let qp = self.world.devices.get(self.on).and_then(|device| device.objects.qps.get(self.qpn));
         qp.is_some_and(|qp| qp.state == State::ReadyToSend)
     }
 
     /// Reads the guest's memory.
     pub fn read(&self, address: u64, to: &mut [u8]) {
-        let read = self.world.devices.first().map(|device| device.memory.read(address, to));
+        let read = self.world.devices.get(self.on).map(|device| device.memory.read(address, to));
         debug_assert_eq!(read, Some(Ok(())));
     }
 
     /// Writes the guest's memory.
     pub fn write(&self, address: u64, bytes: &[u8]) {
-        let written = self.world.devices.first().map(|device| device.memory.write(address, bytes));
+        let written = self.world.devices.get(self.on).map(|device| device.memory.write(address, bytes));
         debug_assert_eq!(written, Some(Ok(())));
     }
 

@@ -83,7 +83,7 @@ impl Display for Record<'_> {
                     EventType::CqError => write!(f, " cq={}", crate::prm::be32(data, 0)),
                     EventType::PortChange => Ok(()),
                     EventType::CommandDone => write!(f, " slots={:#x}", crate::prm::be32(data, 0)),
-                    EventType::SrqLimit => write!(f, " srq={number}"),
+                    EventType::SrqLimit | EventType::SrqCatastrophe => write!(f, " srq={number}"),
                     _ => write!(f, " qp={number}"),
                 }
             }

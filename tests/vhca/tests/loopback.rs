@@ -1,7 +1,7 @@
-//! The data path without a guest: a queue pair connected to itself.
+//! The data path without a guest: a queue pair connected to itself, and two devices.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that fails panics")]
 
-use vhca::hostile::{Bed, DATA};
+use vhca::hostile::{Bed, DATA, QKEY};
 use vhca::wqe::opcode;
 
 /// Kinds of completion.
@@ -137,4 +137,115 @@ fn a_dead_device_touches_nothing() {
     bed.write(DATA, b"x");
     bed.post(&bed.request(opcode::WRITE, &[remote(DATA + 0x2000, bed.key), piece(&bed, DATA, 1)].concat()));
     assert_eq!((bed.completions(), bytes(&bed, DATA + 0x2000, 1)), (vec![], vec![0]));
+}
+
+/// Adds one to what is at the peer's data, and brings back what was there.
+fn add_one(bed: &mut Bed) {
+    let operands = [1u64.to_be_bytes(), [0; 8]].concat();
+    let rest = [remote(DATA, bed.key), operands, piece(bed, DATA + 0x100, 8)].concat();
+    bed.post(&bed.request(opcode::FETCH_ADD, &rest));
+}
+
+/// What is at the peer's data.
+fn count(bed: &mut Bed) -> u64 {
+    bed.on(1);
+    let count = u64::from_ne_bytes(bytes(bed, DATA, 8).try_into().unwrap());
+    bed.on(0);
+    count
+}
+
+#[test]
+fn a_lost_message_is_sent_again() {
+    let mut bed = Bed::pair().unwrap();
+    bed.control("wire drop 1").unwrap();
+    add_one(&mut bed);
+    assert_eq!((bed.completions(), count(&mut bed)), (vec![(REQUESTER, 0)], 1));
+}
+
+#[test]
+fn a_lost_answer_does_not_do_the_work_twice() {
+    let mut bed = Bed::pair().unwrap();
+    bed.control("wire drop 1 answers").unwrap();
+    add_one(&mut bed);
+    assert_eq!((bed.completions(), count(&mut bed)), (vec![(REQUESTER, 0)], 1));
+    assert_eq!(bytes(&bed, DATA + 0x100, 8), 0u64.to_ne_bytes(), "the first answer, kept");
+}
+
+#[test]
+fn a_cut_wire_ends_in_exhausted_retries() {
+    let mut bed = Bed::pair().unwrap();
+    bed.control("wire cut").unwrap();
+    add_one(&mut bed);
+    assert_eq!((bed.completions(), count(&mut bed)), (vec![(REQUESTER_ERROR, 0x15)], 0));
+    assert!(!bed.sends());
+    bed.control("wire heal").unwrap();
+    bed.connect().unwrap();
+    add_one(&mut bed);
+    assert_eq!((bed.completions(), count(&mut bed)), (vec![(REQUESTER, 0)], 1));
+}
+
+#[test]
+fn a_refused_write_breaks_both_ends() {
+    let mut bed = Bed::pair().unwrap();
+    bed.on(1);
+    bed.post_receive(DATA, 64);
+    bed.on(0);
+    let rest = [remote(DATA, 0x5500), piece(&bed, DATA, 4)].concat();
+    bed.post(&bed.request(opcode::WRITE, &rest));
+    assert_eq!(bed.completions(), [(REQUESTER_ERROR, 0x13)]);
+    bed.on(1);
+    assert_eq!((bed.sends(), bed.completions()), (false, vec![(RESPONDER_ERROR, 0x05)]));
+}
+
+#[test]
+fn a_trigger_kills_at_the_second_doorbell() {
+    let mut bed = Bed::pair().unwrap();
+    bed.control(&format!("at doorbell 2 of qp {} on d0: die", bed.qpn)).unwrap();
+    (0..3).for_each(|_| add_one(&mut bed));
+    assert_eq!((bed.completions(), count(&mut bed)), (vec![(REQUESTER, 0)], 1));
+}
+
+/// A long address vector: LID, queue pair, Q_Key and a global route to `gid`.
+fn address(lid: u16, qpn: u32, qkey: u32, gid: [u8; 16]) -> Vec<u8> {
+    let head =
+        [&qkey.to_be_bytes()[..], &[0; 4], &(1 << 31 | qpn).to_be_bytes(), &[0, 0], &lid.to_be_bytes()]
+            .concat();
+    [&head[..], &[0; 12], &(1u32 << 30).to_be_bytes(), &gid].concat()
+}
+
+const GROUP: [u8; 16] = [0xff, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+
+#[test]
+fn a_datagram_has_room_for_its_route_and_says_where_it_came_from() {
+    let mut bed = Bed::datagrams().unwrap();
+    bed.post_receive(DATA + 0x400, 256);
+    let inline = [&0x8000_0005u32.to_be_bytes()[..], b"hello"].concat();
+    let to = address(1, bed.qpn, QKEY, [9; 16]);
+    bed.post(&bed.request(opcode::SEND, &[to, inline].concat()));
+    assert_eq!(bed.completions(), [(RECEIVED, 0), (REQUESTER, 0)]);
+    assert_eq!(bytes(&bed, DATA + 0x400 + 24, 16), [9; 16], "the destination of its route");
+    assert_eq!(bytes(&bed, DATA + 0x400 + 40, 5), b"hello");
+}
+
+#[test]
+fn datagrams_for_others_are_lost() {
+    let mut bed = Bed::datagrams().unwrap();
+    bed.post_receive(DATA, 256);
+    for (lid, qpn, qkey) in [(1, bed.qpn, QKEY + 1), (1, bed.qpn + 1, QKEY), (9, bed.qpn, QKEY)] {
+        let to = address(lid, qpn, qkey, [9; 16]);
+        bed.post(&bed.request(opcode::SEND, &to));
+        assert_eq!(bed.completions(), [(REQUESTER, 0)], "lid {lid} qp {qpn} qkey {qkey:#x}");
+    }
+}
+
+#[test]
+fn a_group_gets_what_is_sent_to_it() {
+    let mut bed = Bed::datagrams().unwrap();
+    bed.post_receive(DATA, 256);
+    let to = address(0xc001, 0xff_ffff, QKEY, GROUP);
+    bed.post(&bed.request(opcode::SEND, &to));
+    assert_eq!(bed.completions(), [(REQUESTER, 0)], "not a member yet");
+    bed.join(GROUP).unwrap();
+    bed.post(&bed.request(opcode::SEND, &to));
+    assert_eq!(bed.completions(), [(RECEIVED, 0), (REQUESTER, 0)]);
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -38,7 +39,10 @@ fn mutate(sound: &[Vec<u8>], (which, edits, cut): &(Index, Vec<(Index, u8)>, Opt
 /// Runs a property on a bed that is kept from case to case: what one case leaves behind is a start for the next.
 fn on_a_bed(cases: u32, property: impl Fn(&mut Bed, (Index, Vec<(Index, u8)>, Option<Index>))) {
     let bed = RefCell::new(Bed::new().unwrap());
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(cases));
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(cases)
+    });
     runner
         .run(&edits(), |edits| {
             property(&mut bed.borrow_mut(), edits);
@@ -49,20 +53,26 @@ fn on_a_bed(cases: u32, property: impl Fn(&mut Bed, (Index, Vec<(Index, u8)>, Op
 
 #[test]
 fn ten_thousand_commands() {
+    let seen = RefCell::new(BTreeSet::new());
     on_a_bed(10_000, |bed, edits| {
         let input = mutate(&bed.commands(), &edits);
         let output = bed.command(&input, 16 + input.len());
         assert!(output.len() >= 8);
+        seen.borrow_mut().extend(output.first());
         bed.work();
         // What was broken for good is begun anew.
         if bed.connect().is_err() {
             *bed = Bed::new().unwrap();
         }
     });
+    // Success, and a refusal of each kind: the mutations get past the first check.
+    let expected = BTreeSet::from([0x00, 0x02, 0x03, 0x05, 0x0a, 0x10, 0x50]);
+    assert!(seen.borrow().is_superset(&expected), "{:x?}", seen.borrow());
 }
 
 #[test]
 fn ten_thousand_work_requests() {
+    let seen = RefCell::new(BTreeSet::new());
     on_a_bed(10_000, |bed, edits| {
         if !bed.sends() && bed.connect().is_err() {
             *bed = Bed::new().unwrap();
@@ -70,8 +80,21 @@ fn ten_thousand_work_requests() {
         let request = mutate(&bed.requests(), &edits);
         bed.post_receive(vhca::hostile::DATA, 64);
         bed.post(&request);
-        bed.completions();
+        seen.borrow_mut().extend(bed.completions());
     });
+    // Success, local and remote errors, and receives in error.
+    let expected = [
+        (0x0, 0),
+        (0x2, 0),
+        (0x3, 0),
+        (0xd, 0x02),
+        (0xd, 0x04),
+        (0xd, 0x05),
+        (0xd, 0x12),
+        (0xd, 0x13),
+        (0xe, 0x05),
+    ];
+    assert!(seen.borrow().is_superset(&BTreeSet::from(expected)), "{:x?}", seen.borrow());
 }
 
 proptest! {

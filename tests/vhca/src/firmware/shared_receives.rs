@@ -51,6 +51,7 @@ fn new(
         head: 0,
         consumed: 0,
         limit: 0,
+        failed: false,
         context: context.to_vec(),
     })
 }

@@ -15,6 +15,7 @@ pub(crate) enum EventType {
     CommandDone = 0x0a,
     InvalidRequest = 0x10,
     AccessViolation = 0x11,
+    SrqCatastrophe = 0x12,
     LastWqeReached = 0x13,
     SrqLimit = 0x14,
 }
@@ -32,6 +33,7 @@ impl EventType {
             EventType::CommandDone => "command",
             EventType::InvalidRequest => "invalid_request",
             EventType::AccessViolation => "access_violation",
+            EventType::SrqCatastrophe => "srq_catastrophe",
             EventType::LastWqeReached => "last_wqe",
             EventType::SrqLimit => "srq_limit",
         }

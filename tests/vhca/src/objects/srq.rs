@@ -31,6 +31,8 @@ pub(crate) struct Srq {
     pub(crate) consumed: u16,
     /// An event is due when fewer than so many are left; 0: none is asked for.
     pub(crate) limit: u16,
+    /// It gives out nothing any more.
+    pub(crate) failed: bool,
     pub(crate) context: Vec<u8>,
 }
 
@@ -40,7 +42,7 @@ impl Srq {
 
     /// The work requests that wait, when `posted` were posted.
     pub(crate) fn available(&self, posted: u32) -> u16 {
-        u16::try_from(posted & 0xffff).unwrap_or(0).wrapping_sub(self.consumed)
+        if self.failed { 0 } else { u16::try_from(posted & 0xffff).unwrap_or(0).wrapping_sub(self.consumed) }
     }
 
     /// Bytes of a work request.

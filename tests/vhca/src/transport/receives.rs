@@ -102,7 +102,7 @@ impl Device {
         let mut low = Vec::new();
         for (number, srq) in self.objects.srqs.iter_mut() {
             let left = self.memory.word(srq.record).map_or(0, |posted| srq.available(posted));
-            if srq.limit > 0 && left < srq.limit {
+            if srq.limit > 0 && left < srq.limit && !srq.failed {
                 srq.limit = 0;
                 low.push(number);
             }

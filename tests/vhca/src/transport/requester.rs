@@ -58,7 +58,7 @@ impl World {
             }
             Head::Request(request) => request,
         };
-        if self.wire.delay > 0 && sender.depart(qpn) {
+        if self.wire.delay > 0 && sender.leaves(qpn, &request) && sender.depart(qpn) {
             return Progress::Until(env.now + self.wire.delay);
         }
         let outcome = match &request.operation {
@@ -186,6 +186,16 @@ impl Device {
                 Head::Malformed(Control { index, ..control }, Syndrome::LocalOperation)
             }
         }
+    }
+
+    /// Does a request go out on the wire, rather than to the device itself?
+    fn leaves(&self, qpn: u32, request: &Request) -> bool {
+        let lid = match &request.operation {
+            Operation::Nop | Operation::Register(_) => return false,
+            Operation::Send { address: Some(address), .. } => Some(address.lid),
+            _ => self.objects.qps.get(qpn).map(|qp| qp.cached.remote_lid),
+        };
+        lid != Some(self.port.lid)
     }
 
     /// Puts the head on a slow wire. `false`: it has been on its way already.
