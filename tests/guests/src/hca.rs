@@ -312,6 +312,8 @@ impl Desk {
         match (what, words.as_slice()) {
             ("control", _) => self.ask("control", &self.dir.join("control"), &[rest]),
             ("journal", queries) => {
+                // Only then is the file complete.
+                self.ask("control", &self.dir.join("control"), &["sync"])?;
                 let journal = self.wanted.journal.as_deref().context("no journal")?;
                 self.ask("journal", journal, queries)
             }
