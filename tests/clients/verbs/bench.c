@@ -187,6 +187,7 @@ static void latency_one_process(struct dev *da, struct dev *db, const char *name
 /* Two processes: what they need of each other goes through two pipes. */
 struct hello {
 	uint32_t qpn;
+	uint16_t lid;
 	union ibv_gid gid;
 };
 
@@ -199,9 +200,9 @@ static void one_end(const char *device, int in, int out, bool first, const char 
 	struct hello mine, theirs;
 	dev_open(&d, device, o.gid_index);
 	need(!side_open(&s, &d, &spec), "create a QP");
-	mine = (struct hello){ s.qp->qp_num, d.gid };
+	mine = (struct hello){ s.qp->qp_num, d.port.lid, d.gid };
 	need(write(out, &mine, sizeof(mine)) == sizeof(mine) && read(in, &theirs, sizeof(theirs)) == sizeof(theirs), "say hello");
-	other_dev = (struct dev){ .gid = theirs.gid };
+	other_dev = (struct dev){ .gid = theirs.gid, .port.lid = theirs.lid };
 	struct ibv_qp other_qp = { .qp_num = theirs.qpn };
 	struct side other = { .dev = &other_dev, .qp = &other_qp };
 	need(!to_init(&s, &spec) && !to_rtr(&s, &other, &spec) && !to_rts(&s, &spec), "connect");

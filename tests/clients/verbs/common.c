@@ -141,7 +141,7 @@ const char *errname(int err)
 		E(EACCES), E(EFAULT), E(EBUSY), E(EEXIST), E(ENODEV), E(EINVAL), E(ENFILE), E(EMFILE),
 		E(ENOTTY), E(ENOSPC), E(EPIPE), E(ERANGE), E(ENOSYS), E(EPROTONOSUPPORT), E(EOPNOTSUPP),
 		E(ENETUNREACH), E(ETIMEDOUT), E(EHOSTUNREACH), E(EDEADLK), E(EOVERFLOW), E(EMSGSIZE),
-		E(EPROTO), E(ENODATA), E(EDESTADDRREQ), E(EADDRNOTAVAIL), E(ESTALE), E(ECANCELED),
+		E(EPROTO), E(ENOLINK), E(ENODATA), E(EDESTADDRREQ), E(EADDRNOTAVAIL), E(ESTALE), E(ECANCELED),
 #undef E
 	};
 	static char other[4][24];
@@ -397,7 +397,7 @@ int to_rtr(struct side *s, struct side *peer, const struct spec *spec)
 		.rq_psn = 0x1234,
 		.max_dest_rd_atomic = 4,
 		.min_rnr_timer = 1,
-		.ah_attr = { .is_global = 1, .port_num = 1,
+		.ah_attr = { .is_global = 1, .port_num = 1, .dlid = peer->dev->port.lid,
 			     .grh = { .dgid = peer->dev->gid, .sgid_index = (uint8_t)s->dev->gid_index,
 				      .hop_limit = 64 } },
 	};
@@ -452,7 +452,7 @@ int pair_open(struct pair *p, struct dev *da, struct dev *db, const struct spec 
 		err = to_rts(sides[i], spec);
 	for (int i = 0; i < 2 && !err && spec->type == IBV_QPT_UD; i++) {
 		struct ibv_ah_attr a = {
-			.is_global = 1, .port_num = 1,
+			.is_global = 1, .port_num = 1, .dlid = sides[!i]->dev->port.lid,
 			.grh = { .dgid = sides[!i]->dev->gid, .hop_limit = 64,
 				 .sgid_index = (uint8_t)sides[i]->dev->gid_index },
 		};
