@@ -2,7 +2,7 @@
 //!
 //! | environment | file | meaning |
 //! | --- | --- | --- |
-//! | `HOLDFAST_FAMILIES` | `families` | device families to take: names separated by commas, `all` (default) or `none` |
+//! | `HOLDFAST_FAMILIES` | `families` | device families to take: names separated by commas, `all` or `none`; `rxe` by default |
 //! | `HOLDFAST_LOG` | `log` | `LEVEL[:stderr\|:/path]`, see [`crate::log`] |
 //! | `HOLDFAST_CONF` | | another file instead of `/etc/holdfast.conf`; naming one that is not there is an error |
 //!
@@ -26,11 +26,13 @@ bitflags::bitflags! {
     pub struct Families: u32 {
         /// soft-RoCE, the kernel's `rdma_rxe`.
         const RXE = 1 << 0;
+        /// ConnectX, the kernel's `mlx5_ib`.
+        const MLX5 = 1 << 1;
     }
 }
 
 /// The families of this release, by the name users write.
-pub const FAMILIES: &[(&str, Families)] = &[("rxe", Families::RXE)];
+pub const FAMILIES: &[(&str, Families)] = &[("rxe", Families::RXE), ("mlx5", Families::MLX5)];
 
 impl Families {
     /// A list as users write it: `rxe`, `all`, `none`.
@@ -80,7 +82,7 @@ pub struct Config {
 }
 
 /// What holds when nobody chose anything.
-static DEFAULT: Config = Config { families: Families::all(), log: Vec::new() };
+static DEFAULT: Config = Config { families: Families::RXE, log: Vec::new() };
 static CONFIG: OnceLock<Config> = OnceLock::new();
 
 /// The settings; the defaults until [`init`] has run.

@@ -218,11 +218,8 @@ impl Entries {
     pub fn entry(&self, index: u32) -> Entry<'_> {
         let offset = ((index & self.mask) as usize) << self.shift;
         // SAFETY: D2.
-        Entry {
-            base: unsafe { self.base.add(offset) },
-            size: self.size(),
-            entries: core::marker::PhantomData,
-        }
+        let base = unsafe { self.base.add(offset) };
+        Entry { base, size: self.size(), entries: core::marker::PhantomData }
     }
 }
 
