@@ -89,12 +89,12 @@ demo: ## boots one guest and runs traffic through holdfast (SUITE=bookworm)
 
 # The command goes by the environment, so that its quotes arrive.
 guest: export HOLDFAST_GUEST_CMD = $(CMD)
-guest: ## SUITE=bookworm CMD='...': runs CMD as root in a guest, here; a shell without CMD
+guest: ## SUITE=bookworm HCA=N CMD='...': runs CMD as root in a guest, here; a shell without CMD; N virtual ConnectX
 	@tests/setup build
 	@if [ -n "$$HOLDFAST_GUEST_CMD" ]; then \
-	    $(GUEST) run --suite $(or $(SUITE),bookworm) -- "$$HOLDFAST_GUEST_CMD"; \
+	    $(GUEST) run --suite $(or $(SUITE),bookworm) $(if $(HCA),--hca $(HCA)) -- "$$HOLDFAST_GUEST_CMD"; \
 	else \
-	    $(GUEST) run --suite $(or $(SUITE),bookworm); \
+	    $(GUEST) run --suite $(or $(SUITE),bookworm) $(if $(HCA),--hca $(HCA)); \
 	fi
 
 clean: ## removes what was built here (the guests' roots are cached elsewhere; `guest clean` is for those)

@@ -208,7 +208,7 @@ static void one_end(const char *device, int in, int out, bool first, const char 
 	need(!recv_one(&s, 0, 0, 64), "post a receive");
 	char ready = 1;
 	need(write(out, &ready, 1) == 1 && read(in, &ready, 1) == 1, "be ready");
-	int n = 0, rounds = 0;
+	int n = 0;
 	double end = now() + seconds;
 	/* The first says in its message when it was the last one. */
 	for (bool more = true; more;) {
@@ -230,7 +230,6 @@ static void one_end(const char *device, int in, int out, bool first, const char 
 			ping(&s);
 			expect(s.scq);
 		}
-		rounds++;
 	}
 	if (first)
 		report_latency(name, us, n);

@@ -1,5 +1,10 @@
 # What the case files are written in. Sourced by `run`, which sets providers, glob, out, provider_dir.
 
+# The bed of soft-RoCE; another bed's `bed.sh` says otherwise.
+stock_library=librxe-rdmav # what the stock provider's file is called
+displaced=librxe           # what a preloaded holdfast keeps out; empty where the tools link it themselves
+devices='rxe0 rxe1'
+
 cells=() bodies=() # each cell "NAME VARIANT", and the shell words that run it
 port=19000
 
@@ -50,13 +55,16 @@ LIMIT=180
 KNOWN_LIMIT=25
 
 # What the list says that stock cannot do on this suite. Its expressions are those of Rust's regex and of bash alike.
-. /etc/os-release
 cannot=''
-while IFS= read -r line; do
-    [[ $line == "$VERSION_CODENAME :: "* ]] || continue
-    line=${line#* :: }
-    cannot+="${cannot:+|}${line%% :: *}"
-done <"$here/../stock-cannot.txt"
+read_cannot() { # FILE
+    local line
+    . /etc/os-release
+    while IFS= read -r line; do
+        [[ $line == "$VERSION_CODENAME :: "* ]] || continue
+        line=${line#* :: }
+        cannot+="${cannot:+|}${line%% :: *}"
+    done <"$1"
+}
 
 result() { printf '%s\t%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" "$5" >>"$out/results.tsv"; }
 
@@ -96,7 +104,10 @@ device_ready() {
     read -r state <"/sys/class/infiniband/$1/ports/1/state" && [[ $state == *ACTIVE ]] &&
         read -r gid <"/sys/class/infiniband/$1/ports/1/gids/1" && [[ $gid == *:ffff:0a00:000? ]]
 } 2>/dev/null
-devices_ready() { until_ $LIMIT device_ready rxe0 && until_ $LIMIT device_ready rxe1; }
+devices_ready() {
+    local device
+    for device in $devices; do until_ $LIMIT device_ready "$device" || return 1; done
+}
 
 # launch SIDE PROVIDER MODE COMMAND...: starts a tool, sets job (to wait for) and pid (of the tool itself).
 # MODE: "drivers" is RDMAV_DRIVERS alone; "preload" is that with LD_PRELOAD, which programs that link libmlx5 need.
@@ -127,7 +138,7 @@ gone() {
 # served SIDE PID PROVIDER: the live tool has the provider mapped and, where that is holdfast, its device opened by it.
 served() {
     case $3 in
-    stock) holds "/proc/$2/maps" librxe-rdmav ;;
+    stock) holds "/proc/$2/maps" $stock_library ;;
     holdfast) holds "/proc/$2/maps" libholdfast && holds "$log.$1.holdfast" ': opened, served by holdfast' ;;
     esac
 }
@@ -144,7 +155,7 @@ prove() {
         note="$1: not proven that $3 serves it"
     elif [ "$3" = stock ] && holds "$maps" libholdfast; then
         note="$1: holdfast is mapped in a run with stock"
-    elif [ "$3:$4" = holdfast:preload ] && holds "$maps" librxe; then
+    elif [ "$3:$4" = holdfast:preload ] && [ -n "$displaced" ] && holds "$maps" $displaced; then
         note="$1: the stock provider is mapped beside holdfast"
     else
         return 0
@@ -219,3 +230,29 @@ abandon() { # ends what timeout started
 } 2>/dev/null
 
 last_words() { tail -n 1 "$log.$1" | tr '\t\r' '  ' | cut -c1-120; }
+
+# What ibv_devinfo -v says must be what it says with the stock provider, to the letter. Its output goes to a pipe that
+# is full, so that it is at rest, with the device open or just closed, when its maps are looked at.
+devinfo() { # VARIANT
+    local provider=${1%/*} rc fifo=/run/guest/devinfo
+    rm -f $fifo && mkfifo $fifo || return 1
+    ibv_devinfo -v >"$log.reference" 2>&1 || { note='stock gives no reference'; return 1; }
+    exec {pipe}<>$fifo
+    dd if=/dev/zero of=$fifo bs=4096 count=16 oflag=nonblock status=none
+    launch tool "$provider" drivers bash -c "exec ibv_devinfo -v >$fifo" || return 1
+    prove tool "$pid" "$provider" drivers
+    local proof=$?
+    exec {drain}<$fifo
+    exec {pipe}>&-
+    tail -c +65537 <&"$drain" >"$log.output"
+    exec {drain}<&-
+    wait "$job"
+    rc=$?
+    [ $proof -eq 0 ] || return 1
+    [ $rc -eq 0 ] || { note="it ended with $rc"; return 1; }
+    local device
+    for device in $devices; do
+        grep -q "^hca_id:.*$device\$" "$log.output" || { note="$device is not in it"; return 1; }
+    done
+    diff -u "$log.reference" "$log.output" >"$log.diff" || { note="differs from stock: $(grep -c '^[-+][^-+]' "$log.diff") lines"; return 1; }
+}

@@ -7,6 +7,6 @@ for ko in /modules/*; do $b insmod "$ko" || die "cannot load $ko"; done
 $b mount -t 9p -o ro,cache=loose,trans=virtio,version=9p2000.L,access=any,msize=512000 root /lower || die 'no root'
 $b mount -t tmpfs rw /rw && $b mkdir /rw/upper /rw/work || die 'no tmpfs'
 $b mount -t overlay -o lowerdir=/lower,upperdir=/rw/upper,workdir=/rw/work root /root || die 'no overlay'
-$b cp /stage2 /conf /command /root/ || die 'the overlay is not writable'
+$b cp /stage2 /hca /conf /command /root/ || die 'the overlay is not writable'
 for d in dev proc sys; do $b mount -o move /$d /root/$d; done
 exec $b switch_root /root /bin/bash /stage2

@@ -1,5 +1,5 @@
 # The guest's first process in its root: devices, network, then the job. Sourced values (conf): shares, modules, cwd,
-# tty, size, rxe. Ports: 1 the job's stdout, 2 its stderr, 3 its exit status.
+# tty, size, rxe, hca. Ports: 1 the job's stdout, 2 its stderr, 3 its exit status, 4 its orders to the host.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=${TERM:-dumb}
 
 end() { # [STATUS]: no status means that the guest failed
@@ -18,7 +18,7 @@ mount -t tmpfs run /run && mount -t tmpfs tmp /tmp && mount -t tmpfs shm /dev/sh
     die 'cannot mount the first file systems'
 ln -s /proc/self/fd /dev/fd
 mkdir /run/guest
-mv /conf /command /run/guest/ && rm /stage2
+mv /conf /command /hca /run/guest/ && rm /stage2
 . /run/guest/conf
 echo guest >/proc/sys/kernel/hostname
 
@@ -43,6 +43,23 @@ if [ -n "$rxe" ]; then
     done
 fi
 ip link set lo up
+
+# The virtual ConnectX: usable once each has a port that is up.
+hca_up() {
+    local n=0 port state
+    for port in /sys/class/infiniband/mlx5_*/ports/1; do
+        read -r state <"$port/state" && [[ $state == *ACTIVE ]] && n=$((n + 1))
+    done 2>/dev/null
+    [ $n -ge "$hca" ]
+}
+if [ -n "$hca" ]; then
+    for name in control journal plug; do ln -s /run/guest/hca /usr/local/bin/hca-$name; done
+    modprobe -a mlx5_core mlx5_ib ib_uverbs rdma_ucm || die 'no mlx5 modules'
+    end=$((SECONDS + 90))
+    until hca_up || [ $SECONDS -ge $end ]; do sleep 0.05; done
+    hca_up || die "of $hca virtual ConnectX not all came up: $(rdma link)"
+    echo 'guest: the virtual ConnectX are up' >/dev/kmsg
+fi
 if [ ${#modules[@]} -gt 0 ]; then modprobe -a "${modules[@]}" || die "cannot load ${modules[*]}"; fi
 
 # The ports come when the host has answered the driver.

@@ -203,6 +203,7 @@ pub(crate) fn write_initramfs(root: &Root, path: &Path, conf: &str, command: &st
     }
     cpio.file("init", true, include_bytes!("../init/init.sh"));
     cpio.file("stage2", false, include_bytes!("../init/stage2.sh"));
+    cpio.file("hca", true, include_bytes!("../init/hca.sh"));
     cpio.file("conf", false, conf.as_bytes());
     cpio.file("command", false, command.as_bytes());
     let mut file = File::create(path).with_context(|| format!("creating {}", path.display()))?;

@@ -4,6 +4,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to its terminal")]
 
 mod boot;
+mod emulator;
+mod faults;
+mod hca;
 mod host;
 mod kernel;
 mod matrix;
@@ -61,11 +64,13 @@ enum Command {
     Build,
     /// Run the cases with stock and with holdfast in all guests, and make the table
     Matrix(matrix::MatrixArgs),
+    /// Let a virtual ConnectX die in every way there is, each in a guest of its own, and compare what a client saw
+    Faults(faults::FaultArgs),
     /// Boot a guest and run a command in it as root: its output, its exit status
     Run(RunArgs),
 }
 
-/// Exit status: the command's; 123 when the kernel complained, 124 on timeout, 125 when the guest failed.
+/// Exit status: the command's; 122 when the virtual devices had trouble, 123 when the kernel complained, 124 on timeout, 125 when the guest failed.
 #[derive(Args)]
 struct RunArgs {
     #[arg(long)]
@@ -91,6 +96,18 @@ struct RunArgs {
     /// Do not set up rxe0 and rxe1
     #[arg(long)]
     no_rxe: bool,
+    /// Virtual ConnectX devices, mlx5_0 and up, beside rxe0 and rxe1
+    #[arg(long, value_name = "N")]
+    hca: Option<u32>,
+    /// How the guest reaches their doorbells
+    #[arg(long, value_enum, default_value = "mapped", requires = "hca")]
+    hca_bar: hca::Bar,
+    /// What they say they are
+    #[arg(long, value_enum, default_value = "pf", requires = "hca")]
+    hca_id: hca::Id,
+    /// Where the journal of what they saw is to stay
+    #[arg(long, value_name = "FILE", requires = "hca")]
+    hca_journal: Option<PathBuf>,
     /// A further argument for QEMU (one word each; give it several times). $QEMU names another QEMU
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     qemu_arg: Vec<String>,
@@ -149,6 +166,10 @@ fn dispatch(command: Command) -> Result<u8> {
             host::setup()?;
             matrix::matrix(&args)
         }
+        Command::Faults(args) => {
+            host::setup()?;
+            faults::faults(&args)
+        }
         Command::Run(args) => run_command(args),
     }
 }
@@ -161,6 +182,10 @@ fn run_command(args: RunArgs) -> Result<u8> {
     spec.mem = args.mem;
     spec.modules = args.module;
     spec.rxe = !args.no_rxe;
+    if let Some(slots) = args.hca.filter(|n| *n > 0) {
+        let wanted = hca::Wanted::new(slots, args.hca_bar, args.hca_id)?;
+        spec.hca = Some(hca::Wanted { journal: args.hca_journal, ..wanted });
+    }
     spec.qemu_args = args.qemu_arg;
     spec.kernel_args = args.kernel_arg;
     for dir in args.share {

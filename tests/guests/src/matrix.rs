@@ -1,4 +1,4 @@
-//! The matrix: one boot a suite, all cases inside it, one table of what came of it.
+//! The matrix: one boot a suite, all cases of a bed inside it, one table of what came of it.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::report::{self, Cannot, Cell, Record, Sum, Verdict};
 use crate::root::{Root, Suite};
 use crate::run::{self, Job, Spec};
-use crate::{paths, portable};
+use crate::{hca, paths, portable};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Provider {
@@ -22,14 +22,56 @@ enum Provider {
     Both,
 }
 
-/// Runs the cases of tests/guests/cases in guests and makes the table: target/guests/matrix.md and matrix.json.
+/// What the cases run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Bed {
+    /// Two soft-RoCE devices
+    Rxe,
+    /// Two virtual ConnectX
+    Hca,
+}
+
+impl Bed {
+    /// What its results are called.
+    fn output(self) -> &'static str {
+        match self {
+            Self::Rxe => "matrix",
+            Self::Hca => "hca",
+        }
+    }
+
+    /// The providers that its cases know by default.
+    fn provider(self) -> Provider {
+        match self {
+            Self::Rxe => Provider::Both,
+            // What holdfast does with mlx5 is not built yet: the bed itself is on trial.
+            Self::Hca => Provider::Stock,
+        }
+    }
+
+    fn cannot(self) -> &'static str {
+        match self {
+            Self::Rxe => "stock-cannot.txt",
+            Self::Hca => "stock-cannot-hca.txt",
+        }
+    }
+}
+
+/// Runs the cases of tests/guests/cases in guests and makes the table: target/guests/matrix.md and matrix.json, or
+/// hca.md and hca.json.
 #[derive(Args)]
 pub(crate) struct MatrixArgs {
+    #[arg(long, value_enum, default_value = "rxe")]
+    bed: Bed,
+    /// How guests reach the doorbells of virtual ConnectX
+    #[arg(long, value_enum, default_value = "mapped")]
+    hca_bar: hca::Bar,
     /// All four by default
     #[arg(long)]
     suite: Vec<Suite>,
-    #[arg(long, value_enum, default_value = "both")]
-    provider: Provider,
+    /// Both by default; stock alone on virtual ConnectX
+    #[arg(long, value_enum)]
+    provider: Option<Provider>,
     /// Only cases whose names match, as the shell matches
     #[arg(long, value_name = "GLOB", default_value = "*")]
     case: String,
@@ -60,12 +102,17 @@ struct Json<'a> {
 /// Gives the exit status: 0 when no cell failed.
 pub(crate) fn matrix(args: &MatrixArgs) -> Result<u8> {
     let started = Instant::now();
-    let provider_dir = match (&args.provider_dir, args.provider) {
+    let provider = args.provider.unwrap_or(args.bed.provider());
+    let provider_dir = match (&args.provider_dir, provider) {
         (Some(dir), _) => dir.canonicalize().with_context(|| format!("--provider-dir {}", dir.display()))?,
         (None, Provider::Stock) => portable::dir()?,
         (None, _) => portable::build()?,
     };
-    let cannot = Cannot::load(&paths::guests()?.join("stock-cannot.txt"))?;
+    let cannot = Cannot::load(&paths::guests()?.join(args.bed.cannot()))?;
+    let hca = match args.bed {
+        Bed::Rxe => None,
+        Bed::Hca => Some(hca::Wanted::new(2, args.hca_bar, hca::Id::Pf)?),
+    };
     let mut suites = if args.suite.is_empty() { Suite::ALL.to_vec() } else { args.suite.clone() };
     suites.sort_unstable();
     suites.dedup();
@@ -81,7 +128,7 @@ pub(crate) fn matrix(args: &MatrixArgs) -> Result<u8> {
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(root) = next else { break };
-                    let cells = one_suite(&root, args, &provider_dir, &cannot);
+                    let cells = one_suite(&root, args, provider, hca.clone(), &provider_dir, &cannot);
                     done.lock().unwrap_or_else(PoisonError::into_inner).push(cells);
                 }
             });
@@ -92,12 +139,19 @@ pub(crate) fn matrix(args: &MatrixArgs) -> Result<u8> {
         cells.extend(suite?);
     }
     cells.sort_by(|a, b| (a.suite, &a.case, &a.variant).cmp(&(b.suite, &b.case, &b.variant)));
-    finish(&cells, &cannot, started)
+    finish(&cells, &cannot, args.bed, started)
 }
 
-fn one_suite(root: &Root, args: &MatrixArgs, provider_dir: &Path, cannot: &Cannot) -> Result<Vec<Cell>> {
+fn one_suite(
+    root: &Root,
+    args: &MatrixArgs,
+    provider: Provider,
+    hca: Option<hca::Wanted>,
+    provider_dir: &Path,
+    cannot: &Cannot,
+) -> Result<Vec<Cell>> {
     let suite = root.suite;
-    let out = paths::output()?.join("matrix").join(suite.name());
+    let out = paths::output()?.join(args.bed.output()).join(suite.name());
     // What an earlier matrix left must not be taken for this one's.
     if out.exists() {
         fs::remove_dir_all(&out).with_context(|| format!("removing {}", out.display()))?;
@@ -109,11 +163,15 @@ fn one_suite(root: &Root, args: &MatrixArgs, provider_dir: &Path, cannot: &Canno
     if !provider_dir.starts_with(paths::checkout()?) {
         spec.share(provider_dir)?;
     }
-    let provider = args.provider.to_possible_value().context("a provider has a name")?;
+    spec.hca = hca;
+    let (provider, bed) = (provider.to_possible_value(), args.bed.to_possible_value());
+    let (provider, bed) = provider.zip(bed).context("a value has a name")?;
     let words = [
         "env",
         &format!("HOLDFAST_DIR={}", provider_dir.display()),
         "tests/guests/cases/run",
+        "--bed",
+        bed.get_name(),
         "--provider",
         provider.get_name(),
         "--case",
@@ -140,6 +198,7 @@ fn one_suite(root: &Root, args: &MatrixArgs, provider_dir: &Path, cannot: &Canno
         .map(|c| format!("the kernel complained: {}", c.headline()))
         .collect();
     let mut failures = nobody;
+    failures.extend(outcome.troubles.iter().map(|t| format!("the virtual devices: {t}")));
     match outcome.status {
         _ if outcome.timed_out => failures.push("the time was up".to_owned()),
         None => failures.push("it gave no exit status".to_owned()),
@@ -154,7 +213,7 @@ fn one_suite(root: &Root, args: &MatrixArgs, provider_dir: &Path, cannot: &Canno
     Ok(record.judge(suite, cannot))
 }
 
-fn finish(cells: &[Cell], cannot: &Cannot, started: Instant) -> Result<u8> {
+fn finish(cells: &[Cell], cannot: &Cannot, bed: Bed, started: Instant) -> Result<u8> {
     if cells.is_empty() {
         bail!("no cell at all");
     }
@@ -162,18 +221,20 @@ fn finish(cells: &[Cell], cannot: &Cannot, started: Instant) -> Result<u8> {
     let output = paths::output()?;
     let table = report::markdown(cells);
     let json = serde_json::to_string_pretty(&Json { sum, cells }).context("the JSON")?;
-    for (name, text) in [("matrix.md", &table), ("matrix.json", &json)] {
-        fs::write(output.join(name), text).with_context(|| format!("writing {name}"))?;
+    let file = output.join(bed.output());
+    for (extension, text) in [("md", &table), ("json", &json)] {
+        let file = file.with_extension(extension);
+        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     println!("\n{table}");
     for line in cannot.stale(cells) {
-        eprintln!("guest: stock-cannot.txt has what stock can do by now: {line}");
+        eprintln!("guest: {} has what stock can do by now: {line}", bed.cannot());
     }
     let bad = cells.iter().filter(|c| c.verdict == Verdict::Bad);
     for cell in bad.clone() {
         eprintln!("guest: FAILED {}", report::headline(cell));
     }
-    println!("{}; {} s", output.join("matrix.md").display(), started.elapsed().as_secs());
+    println!("{}; {} s", file.with_extension("md").display(), started.elapsed().as_secs());
     println!("{} passed, {} failed", sum.passed, sum.failed);
     Ok(u8::from(bad.count() > 0))
 }

@@ -14,7 +14,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::{boot, host, paths};
+use crate::{boot, emulator, host, paths};
 
 /// The Debian releases of which a guest can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -134,9 +134,14 @@ fn packages(extras: &[Extra]) -> Vec<&'static str> {
 }
 
 fn key(suite: Suite, extras: &[Extra]) -> String {
-    let digest = Sha256::digest(recipe(suite, extras));
+    named(suite.name(), &recipe(suite, extras))
+}
+
+/// The name of what is made by a recipe.
+pub(crate) fn named(name: &str, recipe: &str) -> String {
+    let digest = Sha256::digest(recipe);
     let hex: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{hex}", suite.name())
+    format!("{name}-{hex}")
 }
 
 fn sorted(extras: &[Extra]) -> Vec<Extra> {
@@ -157,13 +162,12 @@ impl Root {
     /// The root of that suite, made now if it is not there.
     pub(crate) fn ensure(suite: Suite, extras: &[Extra]) -> Result<Self> {
         let extras = sorted(extras);
-        let roots = paths::cache()?.join("roots");
-        fs::create_dir_all(&roots).with_context(|| format!("creating {}", roots.display()))?;
+        let roots = directory()?;
         let root = Self { suite, dir: roots.join(key(suite, &extras)) };
         if root.dir.is_dir() {
             return Ok(root);
         }
-        let _lock = lock(&roots, suite)?;
+        let _lock = lock(&roots, suite.name())?;
         if !root.dir.is_dir() {
             build(&root, &roots, &extras).with_context(|| format!("making the root of {}", suite.name()))?;
         }
@@ -221,11 +225,12 @@ shift "$n"
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8
 exec chroot "$top/mnt/root" /bin/bash -c 'cd "$1"; shift; exec "$@"' chroot "$cwd" "$@""#;
 
-fn lock(roots: &Path, suite: Suite) -> Result<File> {
-    let path = roots.join(format!("{}.lock", suite.name()));
+/// Keeps other builders of `name` out for as long as the file lives.
+pub(crate) fn lock(roots: &Path, name: &str) -> Result<File> {
+    let path = roots.join(format!("{name}.lock"));
     let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
     if file.try_lock().is_err() {
-        eprintln!("guest: another build of {} is under way, waiting for it", suite.name());
+        eprintln!("guest: another build of {name} is under way, waiting for it");
         file.lock().with_context(|| format!("locking {}", path.display()))?;
     }
     Ok(file)
@@ -233,12 +238,7 @@ fn lock(roots: &Path, suite: Suite) -> Result<File> {
 
 fn build(root: &Root, roots: &Path, extras: &[Extra]) -> Result<()> {
     let suite = root.suite.name();
-    // We hold the lock: whatever is left under a temporary name is of a build that did not end.
-    for entry in fs::read_dir(roots).context("reading the cache")?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&format!(".{suite}-")) {
-            remove(&entry.path())?;
-        }
-    }
+    remove_unfinished(roots, suite)?;
     let name = root.dir.file_name().context("a root has a name")?.to_string_lossy().into_owned();
     let new = Root { suite: root.suite, dir: roots.join(format!(".{name}.new")) };
     let debs = paths::cache()?.join("debs").join(suite);
@@ -258,34 +258,67 @@ fn build(root: &Root, roots: &Path, extras: &[Extra]) -> Result<()> {
     Ok(())
 }
 
+/// Where the roots are.
+pub(crate) fn directory() -> Result<PathBuf> {
+    let roots = paths::cache()?.join("roots");
+    fs::create_dir_all(&roots).with_context(|| format!("creating {}", roots.display()))?;
+    Ok(roots)
+}
+
+/// To be called under the lock: whatever is left under a temporary name is of a build that did not end.
+pub(crate) fn remove_unfinished(roots: &Path, name: &str) -> Result<()> {
+    for entry in fs::read_dir(roots).context("reading the cache")?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&format!(".{name}-")) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn bootstrap(new: &Root, extras: &[Extra], debs: &Path, log: &Path) -> Result<()> {
-    let is_root = host::is_root()?;
-    let mirror = mirror(new.suite)?;
-    let log = File::create(log).context("creating the log")?;
     let debs = debs.display();
+    let options = [
+        "--skip=download/empty".to_owned(),
+        "--skip=essential/unlink".to_owned(),
+        "--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives/".to_owned(),
+        format!("--setup-hook=sync-in {debs} /var/cache/apt/archives/"),
+        format!("--customize-hook=sync-out /var/cache/apt/archives {debs}"),
+        format!("--customize-hook={PLACE_TESTS}"),
+    ];
+    install(new.suite, "apt", &packages(extras), &options, &new.fs(), log)
+}
+
+/// Installs packages of a suite in a new directory. The variant is mmdebstrap's.
+pub(crate) fn install(
+    suite: Suite,
+    variant: &str,
+    packages: &[&str],
+    options: &[String],
+    into: &Path,
+    log: &Path,
+) -> Result<()> {
+    let is_root = host::is_root()?;
+    let mirror = mirror(suite)?;
+    let log = File::create(log).context("creating the log")?;
     let mut command = Command::new("mmdebstrap");
     // `guest` makes its own initramfs.
     command.env("INITRD", "No").env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C.UTF-8");
-    command.args(["--variant=apt", "--skip=download/empty", "--skip=essential/unlink"]);
+    command.arg(format!("--variant={variant}"));
     command.arg(format!("--mode={}", if is_root { "root" } else { "unshare" }));
-    command.arg(format!("--include={}", packages(extras).join(",")));
+    command.arg(format!("--include={}", packages.join(",")));
     command.args(APT_OPTIONS.iter().map(|o| format!("--aptopt={o}")));
     command.args(proxies().iter().map(|o| format!("--aptopt={o}")));
     command.args(DPKG_OPTIONS.iter().map(|o| format!("--dpkgopt={o}")));
-    command.arg("--setup-hook=mkdir -p \"$1\"/var/cache/apt/archives/");
-    command.arg(format!("--setup-hook=sync-in {debs} /var/cache/apt/archives/"));
-    command.arg(format!("--customize-hook=sync-out /var/cache/apt/archives {debs}"));
-    command.arg(format!("--customize-hook={PLACE_TESTS}"));
-    let tar = new.dir.join("root.tar");
-    let target = if is_root { new.fs() } else { tar.clone() };
-    command.arg(new.suite.name()).arg(target);
-    command.arg(format!("deb {mirror} {} main", new.suite.name()));
+    command.args(options);
+    let tar = into.with_extension("tar");
+    command.arg(suite.name()).arg(if is_root { into } else { &tar });
+    command.arg(format!("deb {mirror} {} main", suite.name()));
     succeed(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log.try_clone()?))?;
     if !is_root {
         // All files ours: QEMU, which runs as this user, must be able to read them. Devices come from devtmpfs.
-        fs::create_dir(new.fs()).context("creating the root")?;
+        fs::create_dir(into).context("creating the root")?;
         let mut untar = Command::new("tar");
-        untar.arg("-xf").arg(&tar).arg("-C").arg(new.fs());
+        untar.arg("-xf").arg(&tar).arg("-C").arg(into);
         untar.args(["--no-same-owner", "--exclude=./dev/*", "--delay-directory-restore"]);
         succeed(untar.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log))?;
         fs::remove_file(&tar).context("removing the archive")?;
@@ -334,7 +367,7 @@ fn proxies() -> Vec<String> {
     text.lines().filter(wanted).map(str::to_owned).collect()
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
+pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("running {name}"))?;
     if !status.success() {
@@ -350,15 +383,16 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Removes all but the roots of the present recipes.
 pub(crate) fn clean() -> Result<()> {
-    let roots = paths::cache()?.join("roots");
-    let keep: Vec<String> =
+    let roots = directory()?;
+    let mut keep: Vec<String> =
         Suite::ALL.iter().flat_map(|s| [key(*s, &[]), key(*s, &[Extra::Headers])]).collect();
-    for suite in Suite::ALL {
-        let _lock = lock(&roots, suite)?;
+    keep.push(emulator::key());
+    for name in Suite::ALL.map(Suite::name).into_iter().chain([emulator::NAME]) {
+        let _lock = lock(&roots, name)?;
         for entry in fs::read_dir(&roots).context("reading the cache")?.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let ours = name.trim_start_matches('.').starts_with(&format!("{}-", suite.name()));
-            if ours && entry.path().is_dir() && !keep.contains(&name) {
+            let found = entry.file_name().to_string_lossy().into_owned();
+            let ours = found.trim_start_matches('.').starts_with(&format!("{name}-"));
+            if ours && entry.path().is_dir() && !keep.contains(&found) {
                 eprintln!("guest: removing {}", entry.path().display());
                 remove(&entry.path())?;
             }

@@ -10,10 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+use crate::emulator::Emulator;
 use crate::kernel::{self, AllowList, Complaint};
 use crate::root::{self, Root, Suite};
-use crate::{boot, host, paths};
+use crate::{boot, hca, host, paths};
 
+/// The job may have gone well, but something is wrong with the virtual devices.
+pub(crate) const DEVICE_TROUBLE: u8 = 122;
 /// The job may have gone well, but the kernel complained.
 pub(crate) const KERNEL_COMPLAINED: u8 = 123;
 /// The time was up.
@@ -55,6 +58,7 @@ pub(crate) struct Spec {
     pub(crate) mem: String,
     pub(crate) modules: Vec<String>,
     pub(crate) rxe: bool,
+    pub(crate) hca: Option<hca::Wanted>,
     pub(crate) qemu_args: Vec<String>,
     pub(crate) kernel_args: Vec<String>,
     pub(crate) log: Option<PathBuf>,
@@ -71,6 +75,7 @@ impl Spec {
             mem: "2G".to_owned(),
             modules: Vec::new(),
             rxe: true,
+            hca: None,
             qemu_args: Vec::new(),
             kernel_args: Vec::new(),
             log: None,
@@ -100,6 +105,8 @@ pub(crate) struct Outcome {
     pub(crate) complaints: Vec<Complaint>,
     /// What the allow list excuses, and why.
     pub(crate) excused: Vec<(Complaint, String)>,
+    /// What went wrong with the virtual devices.
+    pub(crate) troubles: Vec<String>,
     /// The kernel log, where it was kept.
     pub(crate) log: Option<PathBuf>,
     last_words: String,
@@ -112,6 +119,7 @@ impl Outcome {
             _ if self.timed_out => TIMED_OUT,
             None => GUEST_FAILED,
             Some(_) if !self.complaints.is_empty() => KERNEL_COMPLAINED,
+            Some(_) if !self.troubles.is_empty() => DEVICE_TROUBLE,
             Some(status) => status,
         }
     }
@@ -127,6 +135,9 @@ impl Outcome {
         }
         for complaint in &self.complaints {
             eprintln!("guest {suite}: the kernel complained: {}", complaint.headline());
+        }
+        for trouble in &self.troubles {
+            eprintln!("guest {suite}: the virtual devices: {trouble}");
         }
         if self.timed_out {
             eprintln!("guest {suite}: killed, the time was up");
@@ -181,12 +192,14 @@ pub(crate) fn boot(spec: &Spec, sink: Option<Sink<'_>>) -> Result<Outcome> {
     // The log is written where it is to stay, so that it can be followed.
     let log = spec.log.clone().unwrap_or_else(|| at("log"));
     fs::write(&log, b"").with_context(|| format!("creating {}", log.display()))?;
-    let mut command = qemu(spec, &shares, &scratch.0, &log);
+    let bed = spec.hca.as_ref().map(|wanted| hca::Bed::start(wanted, &scratch.0)).transpose()?;
+    let mut command = qemu(spec, &shares, &scratch.0, &log, bed.as_ref())?;
     let exit = if spec.job == Job::Shell {
         command.status().context("starting QEMU")?
     } else {
         converse(&mut command, sink)?
     };
+    let troubles = bed.map_or(Ok(Vec::new()), hca::Bed::finish)?;
 
     let text = fs::read(&log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
     let status = fs::read_to_string(at("status")).ok().and_then(|s| s.trim().parse().ok());
@@ -207,7 +220,7 @@ pub(crate) fn boot(spec: &Spec, sink: Option<Sink<'_>>) -> Result<Outcome> {
         kept = Some(path);
     }
     let last_words = root::tail(&log, 30);
-    Ok(Outcome { suite, status, timed_out, complaints, excused, log: kept, last_words })
+    Ok(Outcome { suite, status, timed_out, complaints, excused, troubles, log: kept, last_words })
 }
 
 /// Runs QEMU, and passes on what comes out of it while it runs.
@@ -275,18 +288,28 @@ fn conf(spec: &Spec, shares: &[PathBuf]) -> Result<String> {
     // Writing to a String cannot fail.
     _ = writeln!(text, "shares=({})\nmodules=({})", words(shares), words(spec.modules.clone()));
     _ = writeln!(text, "rxe={}\ncwd={}", if spec.rxe { "1" } else { "" }, quote(&cwd));
+    _ = writeln!(text, "hca={}", spec.hca.as_ref().map_or_else(String::new, |w| w.slots.to_string()));
     _ = writeln!(text, "tty={}\nsize={}", quote(&tty), quote(&size));
     Ok(text)
 }
 
-fn qemu(spec: &Spec, shares: &[PathBuf], scratch: &Path, log: &Path) -> Command {
+fn qemu(
+    spec: &Spec,
+    shares: &[PathBuf],
+    scratch: &Path,
+    log: &Path,
+    bed: Option<&hca::Bed>,
+) -> Result<Command> {
     // QEMU must not outlive us, whatever ends us.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM"]);
     if let Some(seconds) = spec.timeout {
         command.args(["timeout", "--foreground", "-k", "10"]).arg(seconds.to_string());
     }
-    command.arg(host::qemu());
+    match bed {
+        Some(_) => command.args(Emulator::ensure()?.words()),
+        None => command.arg(host::qemu()),
+    };
     command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-nodefaults", "-no-reboot"]);
     command.args(["-display", "none", "-smp", &spec.cpus.to_string(), "-m", &spec.mem]);
     command.arg("-kernel").arg(spec.root.vmlinux()).arg("-initrd").arg(scratch.join("initrd"));
@@ -309,7 +332,7 @@ fn qemu(spec: &Spec, shares: &[PathBuf], scratch: &Path, log: &Path) -> Command 
         "-serial",
         "chardev:log",
         "-device",
-        "virtio-serial-pci,max_ports=4",
+        "virtio-serial-pci,max_ports=5",
     ]);
     let mut port = |n: u32, chardev: String, id: &str| {
         command.args(["-chardev", &chardev, "-device", &format!("virtserialport,chardev={id},nr={n}")]);
@@ -331,12 +354,15 @@ fn qemu(spec: &Spec, shares: &[PathBuf], scratch: &Path, log: &Path) -> Command 
     for (n, dir) in shares.iter().enumerate() {
         command.args(["-virtfs", &fs(dir, &format!("share{n}"), "")]);
     }
+    if let Some(bed) = bed {
+        command.args(bed.qemu_args(&spec.mem));
+    }
     command.args(&spec.qemu_args);
-    command
+    Ok(command)
 }
 
 /// A path within one of QEMU's option lists.
-fn comma(path: &Path) -> String {
+pub(crate) fn comma(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
@@ -362,10 +388,16 @@ mod tests {
     }
 
     fn outcome(status: Option<u8>, timed_out: bool, complaints: usize) -> u8 {
+        troubled(status, timed_out, complaints, 0)
+    }
+
+    fn troubled(status: Option<u8>, timed_out: bool, complaints: usize, troubles: usize) -> u8 {
+        let troubles = vec!["vhca ended".to_owned(); troubles];
         let complaint = Complaint { text: "WARNING: x".to_owned(), during: None };
         let complaints = vec![complaint; complaints];
         let (excused, log, last_words) = (Vec::new(), None, String::new());
-        Outcome { suite: Suite::Forky, status, timed_out, complaints, excused, log, last_words }.code()
+        let suite = Suite::Forky;
+        Outcome { suite, status, timed_out, complaints, excused, troubles, log, last_words }.code()
     }
 
     #[test]
@@ -376,5 +408,7 @@ mod tests {
         assert_eq!(outcome(None, false, 0), GUEST_FAILED);
         assert_eq!(outcome(None, false, 2), GUEST_FAILED);
         assert_eq!(outcome(None, true, 0), TIMED_OUT);
+        assert_eq!(troubled(Some(0), false, 0, 1), DEVICE_TROUBLE);
+        assert_eq!(troubled(Some(7), false, 0, 1), DEVICE_TROUBLE);
     }
 }

@@ -1,0 +1,2 @@
+# Tools that need no partner.
+register devinfo "$BOTH" 'devinfo $variant'

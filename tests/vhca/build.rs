@@ -1,0 +1,41 @@
+//! Turns `data/layouts.json` (the device's command layouts, as data) into one module of field constants a structure.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::{env, fs};
+
+use serde_json::Value;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo::rerun-if-changed=data/layouts.json");
+    let layouts: Value = serde_json::from_str(&fs::read_to_string("data/layouts.json")?)?;
+    let mut out = String::new();
+    for (name, layout) in layouts["structs"].as_object().ok_or("no structs")? {
+        writeln!(out, "pub(crate) mod {name} {{ use super::Field;")?;
+        writeln!(
+            out,
+            "pub(crate) const BYTES: usize = {};",
+            layout["bits"].as_u64().ok_or("no size")? / 8
+        )?;
+        for field in layout["fields"].as_array().ok_or("no fields")? {
+            let (name, bit, bits) = (&field["name"], &field["bit"], &field["bits"]);
+            let name = name.as_str().ok_or("no name")?.to_uppercase();
+            writeln!(out, "pub(crate) const {name}: Field = Field::new({bit}, {bits});")?;
+        }
+        out.push_str("}\n");
+    }
+    let opcodes = layouts["opcodes"].as_object().ok_or("no opcodes")?;
+    out.push_str("pub(crate) mod op {\n");
+    for (name, value) in opcodes {
+        let rust = if name.starts_with(|c: char| c.is_ascii_digit()) { format!("TO_{}", &name[1..]) } else { name.clone() };
+        writeln!(out, "pub(crate) const {rust}: u16 = {value};")?;
+    }
+    out.push_str("}\npub(crate) const OPCODES: &[(u16, &str)] = &[\n");
+    for (name, value) in opcodes {
+        writeln!(out, "({value}, \"{name}\"),")?;
+    }
+    out.push_str("];\n");
+    let path = PathBuf::from(env::var_os("OUT_DIR").ok_or("no OUT_DIR")?).join("layouts.rs");
+    fs::write(path, out)?;
+    Ok(())
+}
