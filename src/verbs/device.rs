@@ -91,12 +91,11 @@ static MLX5: verbs_device_ops = verbs_device_ops {
     uninit_device: Some(uninit_device),
 };
 
-static ALL: [&verbs_device_ops; 2] = [&RXE, &MLX5];
+static ALL: [(Families, &verbs_device_ops); 2] = [(Families::RXE, &RXE), (Families::MLX5, &MLX5)];
 
-/// What is registered with libibverbs.
-#[must_use]
-pub fn all() -> &'static [&'static verbs_device_ops] {
-    &ALL
+/// What is registered with libibverbs for `families`.
+pub fn of(families: Families) -> impl Iterator<Item = &'static verbs_device_ops> {
+    ALL.iter().filter(move |(family, _)| families.contains(*family)).map(|(_, ops)| *ops)
 }
 
 /// The name libibverbs knows a table by.

@@ -84,7 +84,10 @@ impl Device {
         let qpn = control.qpn;
         match self.objects.qps.get(qpn) {
             Some(qp) if qp.cached.uar == uar && qp.send.is_some() => {}
-            Some(_) => return self.finding(env, format_args!("doorbell of qp {qpn} in page {uar}, which is not its own")),
+            Some(_) => {
+                return self
+                    .finding(env, format_args!("doorbell of qp {qpn} in page {uar}, which is not its own"));
+            }
             None => return,
         }
         if self.mode == BarMode::Trapped || control.opcode == opcode::NOP {
@@ -94,7 +97,14 @@ impl Device {
                 self.copies.pop_front();
             }
             let deadline = env.now + COPY_TIME;
-            self.copies.push_back(Copy { qpn, index: control.index, uar, at, bytes: bytes.to_vec(), deadline });
+            self.copies.push_back(Copy {
+                qpn,
+                index: control.index,
+                uar,
+                at,
+                bytes: bytes.to_vec(),
+                deadline,
+            });
             self.check_copy(env);
         }
         self.announce(qpn);
@@ -103,7 +113,8 @@ impl Device {
         }
         if self.mode == BarMode::Mapped {
             // Doorbells of other queue pairs in this page may have been overwritten before they were seen.
-            let others: Vec<u32> = self.objects.qps.iter().filter(|(_, qp)| qp.cached.uar == uar).map(|(qpn, _)| qpn).collect();
+            let others: Vec<u32> =
+                self.objects.qps.iter().filter(|(_, qp)| qp.cached.uar == uar).map(|(qpn, _)| qpn).collect();
             others.into_iter().for_each(|qpn| self.announce(qpn));
         }
     }
@@ -205,4 +216,3 @@ impl Device {
         later.into_iter().map(|(_, until)| until).min()
     }
 }
-
