@@ -88,12 +88,7 @@ fn doorbell_pages() -> u32 {
 }
 
 impl Device {
-    pub(crate) fn new(
-        index: usize,
-        identity: Identity,
-        mode: BarMode,
-        doorbells: Arc<DoorbellPages>,
-    ) -> Device {
+    pub(crate) fn new(index: usize, identity: Identity, mode: BarMode, doorbells: Arc<DoorbellPages>) -> Device {
         let number = u16::try_from(index).unwrap_or(0) + 1;
         Device {
             index,
@@ -115,10 +110,14 @@ impl Device {
     /// Forgets all that the driver made, as a reset of the function does.
     pub(crate) fn reset(&mut self) {
         self.firmware = Firmware::default();
+        self.forget_objects();
+        self.faults.reset();
+    }
+
+    pub(crate) fn forget_objects(&mut self) {
         self.objects = Objects::new(doorbell_pages());
         self.ready.clear();
         self.copies.clear();
-        self.faults.reset();
     }
 
     /// May the device reach the guest's memory at all?

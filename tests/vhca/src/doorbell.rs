@@ -26,6 +26,8 @@ pub(crate) struct Copy {
     uar: u32,
     at: usize,
     bytes: Vec<u8>,
+    /// The request as the ring had it before it could be executed and its slot used again.
+    ring: Vec<u8>,
     /// When to wait no longer for more of it.
     deadline: u64,
 }
@@ -33,7 +35,7 @@ pub(crate) struct Copy {
 /// How long a copy may take after its first bytes.
 const COPY_TIME: u64 = 200_000;
 /// Copies that are remembered.
-const COPIES: usize = 4;
+const COPIES: usize = 16;
 
 fn page_offset(uar: u32, at: usize) -> usize {
     usize::try_from(uar).unwrap_or(0) * PAGE + at
@@ -84,10 +86,7 @@ impl Device {
         let qpn = control.qpn;
         match self.objects.qps.get(qpn) {
             Some(qp) if qp.cached.uar == uar && qp.send.is_some() => {}
-            Some(_) => {
-                return self
-                    .finding(env, format_args!("doorbell of qp {qpn} in page {uar}, which is not its own"));
-            }
+            Some(_) => return self.finding(env, format_args!("doorbell of qp {qpn} in page {uar}, which is not its own")),
             None => return,
         }
         if self.mode == BarMode::Trapped || control.opcode == opcode::NOP {
@@ -97,24 +96,23 @@ impl Device {
                 self.copies.pop_front();
             }
             let deadline = env.now + COPY_TIME;
-            self.copies.push_back(Copy {
-                qpn,
-                index: control.index,
-                uar,
-                at,
-                bytes: bytes.to_vec(),
-                deadline,
-            });
-            self.check_copy(env);
+            let ring = self.ring_bytes(qpn, control.index, usize::from(control.ds) * 16).unwrap_or_default();
+            self.copies.push_back(Copy { qpn, index: control.index, uar, at, bytes: bytes.to_vec(), ring, deadline });
         }
         self.announce(qpn);
-        if let Some(queue) = self.objects.qps.get_mut(qpn).and_then(|qp| qp.send.as_mut()) {
-            queue.announced = control.index.wrapping_add(control.blocks());
+        let trapped = self.mode == BarMode::Trapped;
+        let Some(queue) = self.objects.qps.get_mut(qpn).and_then(|qp| qp.send.as_mut()) else { return };
+        let announced = control.index.wrapping_add(control.blocks());
+        queue.announced = announced;
+        if trapped && queue.producer.wrapping_sub(announced) < 1 << 15 {
+            // The record may be further on already; each store is still to come in its turn.
+            queue.producer = announced;
+        } else if trapped {
+            self.finding(env, format_args!("doorbell of qp {qpn} for {announced} came before the doorbell record"));
         }
-        if self.mode == BarMode::Mapped {
+        if !trapped {
             // Doorbells of other queue pairs in this page may have been overwritten before they were seen.
-            let others: Vec<u32> =
-                self.objects.qps.iter().filter(|(_, qp)| qp.cached.uar == uar).map(|(qpn, _)| qpn).collect();
+            let others: Vec<u32> = self.objects.qps.iter().filter(|(_, qp)| qp.cached.uar == uar).map(|(qpn, _)| qpn).collect();
             others.into_iter().for_each(|qpn| self.announce(qpn));
         }
     }
@@ -132,26 +130,19 @@ impl Device {
     }
 
     fn continue_copy(&mut self, env: &mut Env, uar: u32, at: usize, bytes: &[u8]) {
-        let Some(copy) = self.copies.back_mut() else { return };
-        if copy.uar != uar || copy.at + copy.bytes.len() != at || copy.bytes.len() + bytes.len() > REGISTER {
+        // Stores of several processors to their registers may come by turns. A register whose doorbell was for nothing
+        // that exists has no copy.
+        let register = at - at % REGISTER;
+        let Some(copy) = self.copies.iter_mut().rev().find(|copy| (copy.uar, copy.at) == (uar, register)) else { return };
+        if copy.at + copy.bytes.len() != at || copy.bytes.len() + bytes.len() > REGISTER {
             return self.finding(env, format_args!("store to page {uar} at {at:#x} continues nothing"));
         }
         copy.bytes.extend_from_slice(bytes);
-        self.check_copy(env);
-    }
-
-    /// Compares a copy with the ring, once it is complete.
-    fn check_copy(&mut self, env: &mut Env) {
-        let Some(copy) = self.copies.back() else { return };
-        let control = Control::read(&copy.bytes);
-        let len = usize::from(control.ds) * 16;
+        let (control, len) = (Control::read(&copy.bytes), copy.ring.len());
         // Copies come in whole blocks; the first bytes alone are an ordinary doorbell.
-        if control.opcode == opcode::NOP || copy.bytes.len() != len.next_multiple_of(BLOCK) {
-            return;
-        }
-        let (qpn, index) = (copy.qpn, copy.index);
-        let ring = self.ring_bytes(qpn, index, len);
-        if ring.as_deref() != copy.bytes.get(..len) {
+        let complete = copy.bytes.len() == len.next_multiple_of(BLOCK);
+        if control.opcode != opcode::NOP && complete && copy.bytes.get(..len) != Some(&copy.ring) {
+            let (qpn, index) = (copy.qpn, copy.index);
             self.finding(env, format_args!("BlueFlame of qp {qpn} index {index} differs from the ring"));
         }
     }
@@ -197,11 +188,18 @@ impl Device {
     }
 
     /// Arms what the records say was armed in this page while another store hid it.
+    ///
+    /// The first arm word of a queue is the zero that its record begins with, so that it does not show there. A queue
+    /// that was never armed is taken for armed with the other: a process may so see one event that it did not ask for
+    /// yet, but waits for none in vain. (Trapped mode is exact.) The driver's own page is left out: it has queues
+    /// that it never arms and is not prepared to hear of.
     fn arm_overwritten(&mut self, env: &mut Env, uar: u32) {
         let mut changed = Vec::new();
         for (cqn, cq) in self.objects.cqs.iter().filter(|(_, cq)| cq.uar == uar) {
             match self.memory.word(cq.record + 4) {
-                Ok(word) if word != cq.seen => changed.push((cqn, word)),
+                Ok(word) if word != cq.seen || word == 0 && uar != FIRST_UAR && cq.was_never_armed() => {
+                    changed.push((cqn, word));
+                }
                 _ => {}
             }
         }
@@ -216,3 +214,4 @@ impl Device {
         later.into_iter().map(|(_, until)| until).min()
     }
 }
+

@@ -42,8 +42,8 @@ mod serve;
 #[cfg(test)]
 mod testing;
 mod transport;
-mod world;
 pub mod wqe;
+mod world;
 
 pub use device::BarMode;
 pub use pci::Identity;

@@ -29,9 +29,7 @@ impl Mapping {
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing one.
-        let start = unsafe {
-            libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), offset)
-        };
+        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), offset) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -124,9 +122,7 @@ impl GuestMemory {
 
     fn find(&self, address: u64, len: usize) -> Result<(&Mapping, usize), Unmapped> {
         for range in &self.ranges {
-            let Some(offset) =
-                address.checked_sub(range.start).and_then(|offset| usize::try_from(offset).ok())
-            else {
+            let Some(offset) = address.checked_sub(range.start).and_then(|offset| usize::try_from(offset).ok()) else {
                 continue;
             };
             if offset.checked_add(len).is_some_and(|end| end <= range.map.len) {
@@ -207,11 +203,7 @@ impl DoorbellPages {
     pub(crate) fn take(&self, offset: usize) -> u64 {
         let Some(register) = self.map.long(offset) else { return 0 };
         // ORDER: pairs with the guest's store, which follows the doorbell record and the work request.
-        if register.load(Ordering::Relaxed) == 0 {
-            0
-        } else {
-            u64::from_be(register.swap(0, Ordering::Acquire))
-        }
+        if register.load(Ordering::Relaxed) == 0 { 0 } else { u64::from_be(register.swap(0, Ordering::Acquire)) }
     }
 
     /// Copies out what is stored at `offset`.

@@ -137,10 +137,7 @@ pub(crate) fn opcode_name(opcode: u16) -> &'static str {
     layouts::OPCODES.iter().find(|(value, _)| *value == opcode).map_or("UNKNOWN", |(_, name)| name)
 }
 
-#[allow(
-    dead_code,
-    reason = "written out whole by build.rs, so that a field is there when a command comes to need it"
-)]
+#[allow(dead_code, reason = "written out whole by build.rs, so that a field is there when a command comes to need it")]
 pub(crate) mod layouts {
     use super::Field;
     include!(concat!(env!("OUT_DIR"), "/layouts.rs"));

@@ -60,8 +60,10 @@ fn init(call: &mut Call<'_>) -> Outcome {
     Ok(())
 }
 
+/// Whatever the driver left behind, queues that the device would write to above all, is gone after this.
 fn teardown(call: &mut Call<'_>) -> Outcome {
     call.device.firmware.initialized = false;
+    call.device.forget_objects();
     Ok(())
 }
 
@@ -193,9 +195,7 @@ fn alloc_pd(call: &mut Call<'_>) -> Outcome {
 fn dealloc_pd(call: &mut Call<'_>) -> Outcome {
     let number = object(call);
     let objects = &mut call.device.objects;
-    if objects.qps.iter().any(|(_, qp)| qp.cached.pd == number)
-        || objects.mkeys.iter().any(|(_, key)| key.pd() == number)
-    {
+    if objects.qps.iter().any(|(_, qp)| qp.cached.pd == number) || objects.mkeys.iter().any(|(_, key)| key.pd() == number) {
         return Err(Status::ResourceBusy);
     }
     release(objects.pds.release(number))

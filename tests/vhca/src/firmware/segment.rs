@@ -17,7 +17,8 @@ const TIMER_LOW: u64 = 0x1004;
 const HEALTH_COUNTER: u64 = 0x1010;
 
 /// States of the driver's interface.
-const DISABLED: u32 = 1;
+/// The interface of a function that no driver has brought up: health polls take it for a sign of death.
+pub(crate) const DISABLED: u32 = 1;
 const SOFTWARE_RESET: u32 = 7;
 
 impl Device {
@@ -30,9 +31,7 @@ impl Device {
             0x0 => FIRMWARE_REVISION,
             0x4 => INTERFACE_REVISION,
             QUEUE_HIGH => high(firmware.queue),
-            QUEUE_LOW => {
-                low(firmware.queue) & 0xffff_f000 | firmware.interface << 8 | LOG_COMMANDS << 4 | LOG_STRIDE
-            }
+            QUEUE_LOW => low(firmware.queue) & 0xffff_f000 | firmware.interface << 8 | LOG_COMMANDS << 4 | LOG_STRIDE,
             HEALTH_VERSION => FIRMWARE_REVISION,
             // The top bit of the severity asks for a reset.
             HEALTH_SEVERITY => u32::from(self.faults.syndrome.is_some()) << 31,
@@ -56,7 +55,6 @@ impl Device {
                 let interface = value >> 8 & 7;
                 if interface == SOFTWARE_RESET {
                     self.reset();
-                    self.firmware.interface = DISABLED;
                     return;
                 }
                 self.firmware.queue = self.firmware.queue & !0xffff_ffff | u64::from(value & 0xffff_f000);

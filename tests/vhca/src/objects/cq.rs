@@ -130,13 +130,7 @@ impl Completion {
     }
 
     /// A completion in error.
-    pub(crate) fn error(
-        kind: Kind,
-        qpn: u32,
-        srqn_uidx: u32,
-        counter: u16,
-        syndrome: Syndrome,
-    ) -> Completion {
+    pub(crate) fn error(kind: Kind, qpn: u32, srqn_uidx: u32, counter: u16, syndrome: Syndrome) -> Completion {
         Completion { syndrome: Some(syndrome), ..Completion::new(kind, qpn, srqn_uidx, counter) }
     }
 
@@ -246,13 +240,16 @@ impl Cq {
 
     /// Takes an arm word. `false`: it repeats one that has had its event.
     pub(crate) fn arm(&mut self, word: u32) -> bool {
-        let arm =
-            Arm { solicited_only: word & 1 << 24 != 0, sequence: u8::try_from(word >> 28 & 3).unwrap_or(0) };
+        let arm = Arm { solicited_only: word & 1 << 24 != 0, sequence: u8::try_from(word >> 28 & 3).unwrap_or(0) };
         if self.fired == Some(arm.sequence) {
             return false;
         }
         self.armed = Some(arm);
         true
+    }
+
+    pub(crate) fn was_never_armed(&self) -> bool {
+        self.armed.is_none() && self.fired.is_none()
     }
 
     /// Is an event due at once, because completions came after those that the arm word knows of?
