@@ -7,6 +7,7 @@
 use core::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
+use crate::abi::host::ForkRanges;
 use crate::abi::public::{
     ibv_ah, ibv_mr, ibv_mw, ibv_packet_pacing_caps, ibv_qp_cap, ibv_recv_wr, ibv_send_wr, ibv_sge, ibv_wc,
 };
@@ -384,11 +385,11 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// Address handles.
     type Ah: Send + Sync;
 
-    /// Begins to serve a context: issues the family's GET_CONTEXT.
+    /// Begins to serve a context: issues the family's GET_CONTEXT. `fork` is for memory that the device uses.
     ///
     /// # Errors
     /// What the kernel said, with the step.
-    fn open(fd: CmdFd) -> Result<Opened<Self>, Error>;
+    fn open(fd: CmdFd, fork: ForkRanges) -> Result<Opened<Self>, Error>;
 
     /// query_device_ex, with what the driver adds.
     ///

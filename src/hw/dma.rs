@@ -16,6 +16,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::Arc;
 
+use crate::abi::host::ForkRanges;
 use crate::abi::wr::UserBytes;
 use crate::error::Errno;
 use crate::uapi::sys::{self, Map};
@@ -29,20 +30,26 @@ pub const ENTRY: usize = 64;
 #[derive(Debug)]
 pub struct Memory {
     map: Map,
+    fork: ForkRanges,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.fork.release(self.map.as_ptr(), self.map.len());
+    }
 }
 
 impl Memory {
-    /// At least `len` zeroed bytes, from the start of a page; with `dont_fork`, a forked child does not get them.
+    /// At least `len` zeroed bytes, from the start of a page; what a forked child gets of them is as `fork` says.
     ///
     /// # Errors
     /// `ENOMEM`; `EINVAL` for no bytes.
-    pub fn new(len: usize, dont_fork: bool) -> Result<Arc<Memory>, Errno> {
+    pub fn new(len: usize, fork: ForkRanges) -> Result<Arc<Memory>, Errno> {
         let len = len.checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
         let map = sys::map_memory(len)?;
-        if dont_fork {
-            sys::inherit_on_fork(map.as_ptr().as_ptr().expose_provenance(), len, false)?;
-        }
-        Ok(Arc::new(Memory { map }))
+        // Copy on write after a fork would leave the device with one copy and us with the other.
+        fork.keep(map.as_ptr(), len)?;
+        Ok(Arc::new(Memory { map, fork }))
     }
 
     /// The address that the kernel is told, `offset` bytes in.
@@ -184,12 +191,12 @@ impl Entries {
     ///
     /// # Errors
     /// `EINVAL` for other numbers; `ENOMEM`.
-    pub fn new(count: u32, size: u32, dont_fork: bool) -> Result<Entries, Errno> {
+    pub fn new(count: u32, size: u32, fork: ForkRanges) -> Result<Entries, Errno> {
         if !count.is_power_of_two() || !matches!(size, 64 | 128) {
             return Err(Errno::EINVAL);
         }
         let len = (count as usize).checked_mul(size as usize).ok_or(Errno::ENOMEM)?;
-        let memory = Memory::new(len, dont_fork)?;
+        let memory = Memory::new(len, fork)?;
         let base = memory.place(size as usize - ENTRY, ENTRY)?;
         Ok(Entries { base, mask: count - 1, shift: size.trailing_zeros(), memory })
     }
@@ -377,7 +384,7 @@ mod tests {
     use crate::uapi::sys::twin::Kernel;
 
     fn units(count: u32) -> Units {
-        Units::new(&Memory::new(count as usize * UNIT, false).unwrap(), 0, count).unwrap()
+        Units::new(&Memory::new(count as usize * UNIT, ForkRanges::default()).unwrap(), 0, count).unwrap()
     }
 
     #[test]
@@ -397,21 +404,21 @@ mod tests {
     #[test]
     fn a_ring_beyond_its_memory_is_refused() {
         let _kernel = Kernel::real();
-        let memory = Memory::new(100, false).unwrap();
+        let memory = Memory::new(100, ForkRanges::default()).unwrap();
         assert_eq!(memory.len(), 4096);
         assert!(Units::new(&memory, 0, 256).is_ok());
         for (offset, count) in [(16, 256), (8, 1), (0, 3), (usize::MAX & !15, 1)] {
             assert_eq!(Units::new(&memory, offset, count).unwrap_err(), Errno::ERANGE, "{offset} {count}");
         }
         assert_eq!(Record::new(&memory, 4096).unwrap_err(), Errno::ERANGE);
-        assert_eq!(Entries::new(3, 64, false).unwrap_err(), Errno::EINVAL);
-        assert_eq!(Entries::new(4, 32, false).unwrap_err(), Errno::EINVAL);
+        assert_eq!(Entries::new(3, 64, ForkRanges::default()).unwrap_err(), Errno::EINVAL);
+        assert_eq!(Entries::new(4, 32, ForkRanges::default()).unwrap_err(), Errno::EINVAL);
     }
 
     #[test]
     fn a_record_is_two_big_endian_words() {
         let _kernel = Kernel::real();
-        let memory = Memory::new(64, false).unwrap();
+        let memory = Memory::new(64, ForkRanges::default()).unwrap();
         let record = Record::new(&memory, 8).unwrap();
         record.store::<1>(0x0102_0304);
         assert_eq!((record.load::<0>(), record.load::<1>()), (0, 0x0102_0304));
@@ -438,11 +445,11 @@ mod tests {
     #[test]
     fn an_entry_of_128_bytes_is_its_second_half() {
         let _kernel = Kernel::real();
-        let entries = Entries::new(2, 128, false).unwrap();
+        let entries = Entries::new(2, 128, ForkRanges::default()).unwrap();
         entries.entry(1).set::<63>(9);
         entries.entry(2).copy(entries.entry(1));
         assert_eq!((entries.entry(0).first::<63>(), entries.entry(3).first::<63>()), (9, 9));
         assert_eq!(entries.entry(0).front(), Some([0; 64]));
-        assert_eq!(Entries::new(2, 64, false).unwrap().entry(0).front(), None);
+        assert_eq!(Entries::new(2, 64, ForkRanges::default()).unwrap().entry(0).front(), None);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::abi::host::ForkRanges;
 use crate::error::Errno;
 use crate::hw::dma::{Memory, Record};
 
@@ -22,15 +23,15 @@ pub(super) struct Pool {
     pages: Mutex<Vec<Page>>,
     /// Bytes between records.
     stride: usize,
-    dont_fork: bool,
+    fork: ForkRanges,
 }
 
 impl Pool {
     /// Records a device's cache line, `line` bytes, apart.
-    pub(super) fn new(line: u32, dont_fork: bool) -> Arc<Pool> {
+    pub(super) fn new(line: u32, fork: ForkRanges) -> Arc<Pool> {
         // A number that no cache line has comes from a broken answer; records stay apart all the same.
         let stride = if line.is_power_of_two() && (8..=1024).contains(&line) { line as usize } else { 64 };
-        Arc::new(Pool { pages: Mutex::default(), stride, dont_fork })
+        Arc::new(Pool { pages: Mutex::default(), stride, fork })
     }
 
     /// A record, zeroed.
@@ -38,7 +39,7 @@ impl Pool {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         if pages.iter().all(|page| page.free.is_empty()) {
             let places = (PAGE / self.stride) as u16;
-            let memory = Memory::new(PAGE, self.dont_fork)?;
+            let memory = Memory::new(PAGE, self.fork)?;
             pages.push(Page { memory, free: (0..places).rev().collect() });
         }
         let page = pages.iter_mut().find(|page| !page.free.is_empty()).ok_or(Errno::ENOMEM)?;
@@ -82,7 +83,7 @@ mod tests {
     #[test]
     fn records_are_a_line_apart_and_pages_come_and_go() {
         let kernel = Kernel::real();
-        let pool = Pool::new(64, false);
+        let pool = Pool::new(64, ForkRanges::default());
         let mut records: Vec<_> = (0..65).map(|_| pool.take().unwrap()).collect();
         let mut addresses: Vec<u64> = records.iter().map(|record| record.record.address()).collect();
         addresses.sort_unstable();
@@ -100,7 +101,7 @@ mod tests {
     #[test]
     fn a_cache_line_that_cannot_be_does_no_harm() {
         for line in [0, 3, 1 << 20] {
-            assert_eq!(Pool::new(line, false).stride, 64);
+            assert_eq!(Pool::new(line, ForkRanges::default()).stride, 64);
         }
     }
 }

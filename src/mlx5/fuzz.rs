@@ -9,6 +9,7 @@ use super::ring::{Key, Owner, Receives, RecvRing, SendRing};
 use super::send::{SendQueue, Shape, transport};
 use super::wqe;
 use super::{Ah, Cq, srq};
+use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
 use crate::abi::wr::{InlineData, UserBytes};
 use crate::family::{CompletionQueue as _, Head, SendBuilder as _, SendOp};
@@ -20,7 +21,7 @@ const BLOCKS: u32 = 32;
 
 /// A QP with its own receives, one with an SRQ, and nothing of either completed.
 fn owner(key: u32, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
-    let memory = Memory::new(8192, false).ok()?;
+    let memory = Memory::new(8192, ForkRanges::default()).ok()?;
     let dbrec = pool.take().ok()?;
     let send = SendRing::new(BLOCKS, Units::new(&memory, 4096, BLOCKS * 4).ok()?, dbrec.clone());
     send.set_limit(BLOCKS);
@@ -42,9 +43,11 @@ fn owner(key: u32, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
 pub fn fuzz_cq(data: &[u8]) {
     let Some((shape, content)) = data.split_first_chunk::<4>() else { return };
     let _kernel = Kernel::real();
-    let pool = Pool::new(64, false);
+    let pool = Pool::new(64, ForkRanges::default());
     let size = if shape[0] & 1 == 0 { 64 } else { 128 };
-    let (Ok(entries), Ok(dbrec)) = (Entries::new(16, size, false), pool.take()) else { return };
+    let (Ok(entries), Ok(dbrec)) = (Entries::new(16, size, ForkRanges::default()), pool.take()) else {
+        return;
+    };
     // No data inside of entries: what they name would be written to, and nothing here is a buffer.
     for (index, bytes) in (0..16).zip(content.chunks(60)) {
         let entry = entries.entry(index);
@@ -109,7 +112,7 @@ pub fn fuzz_cq(data: &[u8]) {
 /// Where they are not.
 pub fn fuzz_wqe(data: &[u8]) {
     let _kernel = Kernel::real();
-    let pool = Pool::new(64, false);
+    let pool = Pool::new(64, ForkRanges::default());
     let Some(owner) = owner(0, &pool, false) else { return };
     let Some(ring) = &owner.send else { return };
     let kinds = [transport::RC, transport::UC, transport::UD, transport::XRC];

@@ -39,6 +39,7 @@ mod wqe;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
 use crate::abi::wr::{RecvWrs, SendWrs};
 use crate::error::{Errno, Error, Step as _};
@@ -129,6 +130,8 @@ pub struct Mlx5 {
     records: Arc<Pool>,
     indices: Arc<Indices>,
     clock: Arc<clock::Clock>,
+    /// For memory that the device uses.
+    fork: ForkRanges,
     /// The device has atomics.
     atomics: bool,
     /// Of each port, whether it is Ethernet and whether it wants a global header.
@@ -220,7 +223,12 @@ impl Mlx5 {
     }
 
     /// Everything a context has from the start, after the kernel opened it.
-    fn new(fd: CmdFd, (context, resp): wire::Ucontext, env: Env) -> Result<Opened<Mlx5>, Error> {
+    fn new(
+        fd: CmdFd,
+        fork: ForkRanges,
+        (context, resp): wire::Ucontext,
+        env: Env,
+    ) -> Result<Opened<Mlx5>, Error> {
         let uars = Uars::new(fd, &resp, &env)?;
         let clock = clock::Clock::open(fd, &resp);
         // What is only asked later decides then; a device that does not answer now has no atomics.
@@ -236,9 +244,10 @@ impl Mlx5 {
         let family = Mlx5 {
             env,
             uars,
-            records: Pool::new(resp.cache_line_size, false),
+            records: Pool::new(resp.cache_line_size, fork),
             indices: Arc::default(),
             clock,
+            fork,
             atomics,
             ports,
             resp,
@@ -343,7 +352,7 @@ impl Family for Mlx5 {
     type Srq = Srq;
     type Ah = Ah;
 
-    fn open(fd: CmdFd) -> Result<Opened<Mlx5>, Error> {
+    fn open(fd: CmdFd, fork: ForkRanges) -> Result<Opened<Mlx5>, Error> {
         let env = Env::of_process()?;
         let req = wire::AllocUcontextReq {
             total_num_bfregs: env.total_uuars as u32,
@@ -353,7 +362,7 @@ impl Family for Mlx5 {
             ..Default::default()
         };
         let context = wire::alloc_ucontext(fd, &req).step("get the context")?;
-        Mlx5::new(fd, context, env)
+        Mlx5::new(fd, fork, context, env)
     }
 
     fn query_device_ex(&self, device: &Device) -> Result<(ExQueryDeviceResp, DriverCaps), Errno> {
@@ -426,7 +435,7 @@ impl Family for Mlx5 {
             return Err(Error::new("find a wall clock for completions", Errno::EOPNOTSUPP));
         }
         let clock = (wallclock && !real_time).then(|| self.clock.clone());
-        let entries = Entries::new(count, size, false).step("allocate the completion queue")?;
+        let entries = Entries::new(count, size, self.fork).step("allocate the completion queue")?;
         Cq::prepare(&entries);
         let dbrec = self.records.take().step("allocate a doorbell record")?;
         let (page_flag, uar_page_index) = match self.uars.cq.page_id {
@@ -472,7 +481,7 @@ impl Family for Mlx5 {
         if count == old {
             return Ok(count - 1);
         }
-        let entries = Entries::new(count, size, false).step("allocate the completion queue")?;
+        let entries = Entries::new(count, size, self.fork).step("allocate the completion queue")?;
         Cq::prepare(&entries);
         let command =
             wire::ResizeCq { buf_addr: entries.address(), cqe_size: size as u16, ..Default::default() };
@@ -489,7 +498,7 @@ impl Family for Mlx5 {
     ) -> Result<(Created<Srq>, u32), Error> {
         let shape = shape::srq(&self.limits(), request.max_wr, request.max_sge)
             .step("check the SRQ's sizes against the device")?;
-        let memory = Memory::new(shape.bytes(), false).step("allocate the shared receive queue")?;
+        let memory = Memory::new(shape.bytes(), self.fork).step("allocate the shared receive queue")?;
         let units = Units::new(&memory, 0, shape.count << shape.log_units)
             .step("lay out the shared receive queue")?;
         let dbrec = self.records.take().step("allocate a doorbell record")?;
@@ -567,7 +576,7 @@ impl Family for Mlx5 {
         let own_receives = request.srq.is_none() && request.qp_type != IBV_QPT_XRC_SEND;
         let sizes = shape::qp(&self.limits(), request.qp_type, request.send_ops, &request.cap, own_receives)
             .step("check the QP's sizes against the device")?;
-        let memory = Memory::new(sizes.bytes(), false).step("allocate the queues")?;
+        let memory = Memory::new(sizes.bytes(), self.fork).step("allocate the queues")?;
         let dbrec = self.records.take().step("allocate a doorbell record")?;
         let (index, uidx) = self.index().step("find a user index")?;
         let register = self.register(attached.pd).step("find a doorbell")?;

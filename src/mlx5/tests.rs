@@ -121,7 +121,7 @@ fn world(resp: wire::AllocUcontextResp, env: Env) -> World {
     });
     kernel.ioctl(ids::QUERY_PORT, |_| Ok(()));
     let context = uapi::device::Context { num_comp_vectors: 1, core_support: 0 };
-    let opened = Mlx5::new(FD, (context, resp), env).unwrap();
+    let opened = Mlx5::new(FD, ForkRanges::default(), (context, resp), env).unwrap();
     let device = Device { fd: FD, ibdev: "mlx5_0".into(), async_fd: 9 };
     let (_, bf) = mpsc::channel();
     World { kernel, family: opened.family, device, nc: nc.recv().unwrap(), bf }

@@ -14,6 +14,7 @@ mod tests;
 
 use std::sync::OnceLock;
 
+use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{
@@ -109,7 +110,8 @@ impl Family for Rxe {
     type Srq = Srq;
     type Ah = Ah;
 
-    fn open(fd: CmdFd) -> Result<Opened<Rxe>, Error> {
+    // The queues are the kernel's memory, which a fork leaves as it is.
+    fn open(fd: CmdFd, _fork: ForkRanges) -> Result<Opened<Rxe>, Error> {
         let context = uapi::device::get_context(fd, Udata::none()).step("get the context")?;
         Ok(Opened {
             family: Rxe { caps: OnceLock::new() },
