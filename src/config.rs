@@ -2,7 +2,7 @@
 //!
 //! | environment | file | meaning |
 //! | --- | --- | --- |
-//! | `HOLDFAST_FAMILIES` | `families` | device families to take: names separated by commas, `all` or `none`; `rxe` by default |
+//! | `HOLDFAST_FAMILIES` | `families` | device families to take: names separated by commas, `all` (default) or `none` |
 //! | `HOLDFAST_LOG` | `log` | `LEVEL[:stderr\|:/path]`, see [`crate::log`] |
 //! | `HOLDFAST_CONF` | | another file instead of `/etc/holdfast.conf`; naming one that is not there is an error |
 //!
@@ -82,7 +82,7 @@ pub struct Config {
 }
 
 /// What holds when nobody chose anything.
-static DEFAULT: Config = Config { families: Families::RXE, log: Vec::new() };
+static DEFAULT: Config = Config { families: Families::all(), log: Vec::new() };
 static CONFIG: OnceLock<Config> = OnceLock::new();
 
 /// The settings; the defaults until [`init`] has run.

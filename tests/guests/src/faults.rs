@@ -39,7 +39,8 @@ pub(crate) struct FaultArgs {
 /// What a client may be asked to hold: a fact by its name.
 type Facts = BTreeMap<String, String>;
 
-/// `faults.txt`: `FAULT :: FACT :: VALUE` for every suite, `FAULT SUITE :: FACT :: VALUE` where that differs.
+/// `faults.txt`: `FAULT :: FACT :: VALUE` for every suite, `FAULT SUITE :: FACT :: VALUE` where that differs. A value may
+/// be several, of which one has to be it: `ONE | OTHER`.
 #[derive(Debug, Default)]
 struct Expected(BTreeMap<(String, Option<String>), Facts>);
 
@@ -115,7 +116,7 @@ fn compare(expected: &Facts, facts: &Facts) -> Vec<String> {
     let mut wrong = Vec::new();
     for name in expected.keys().chain(facts.keys()).collect::<BTreeSet<_>>() {
         match (expected.get(name), facts.get(name)) {
-            (Some(want), Some(got)) if want == got => {}
+            (Some(want), Some(got)) if want.split(" | ").any(|either| either == got) => {}
             (Some(want), Some(got)) => wrong.push(format!("{name}: got {got}; wanted {want}")),
             (Some(want), None) => wrong.push(format!("{name}: did not come; wanted {want}")),
             (None, got) => {
@@ -337,6 +338,10 @@ mod tests {
 
     #[test]
     fn every_fact_is_held() {
+        let either = Expected::parse("flr :: events :: none | DEVICE_FATAL/1\n").unwrap();
+        let either = either.of("flr", Suite::Forky);
+        assert_eq!(compare(&either, &facts(&[("events", "DEVICE_FATAL/1")])), [""; 0]);
+        assert_eq!(compare(&either, &facts(&[("events", "DEVICE_FATAL/0")])).len(), 1);
         let text =
             "# why\ndie :: events :: none\ndie forky :: events :: DEVICE_FATAL/1\ndie :: close :: all 0\n";
         let expected = Expected::parse(text).unwrap();

@@ -88,7 +88,12 @@ fn doorbell_pages() -> u32 {
 }
 
 impl Device {
-    pub(crate) fn new(index: usize, identity: Identity, mode: BarMode, doorbells: Arc<DoorbellPages>) -> Device {
+    pub(crate) fn new(
+        index: usize,
+        identity: Identity,
+        mode: BarMode,
+        doorbells: Arc<DoorbellPages>,
+    ) -> Device {
         let number = u16::try_from(index).unwrap_or(0) + 1;
         Device {
             index,

@@ -86,7 +86,10 @@ impl Device {
         let qpn = control.qpn;
         match self.objects.qps.get(qpn) {
             Some(qp) if qp.cached.uar == uar && qp.send.is_some() => {}
-            Some(_) => return self.finding(env, format_args!("doorbell of qp {qpn} in page {uar}, which is not its own")),
+            Some(_) => {
+                return self
+                    .finding(env, format_args!("doorbell of qp {qpn} in page {uar}, which is not its own"));
+            }
             None => return,
         }
         if self.mode == BarMode::Trapped || control.opcode == opcode::NOP {
@@ -97,7 +100,15 @@ impl Device {
             }
             let deadline = env.now + COPY_TIME;
             let ring = self.ring_bytes(qpn, control.index, usize::from(control.ds) * 16).unwrap_or_default();
-            self.copies.push_back(Copy { qpn, index: control.index, uar, at, bytes: bytes.to_vec(), ring, deadline });
+            self.copies.push_back(Copy {
+                qpn,
+                index: control.index,
+                uar,
+                at,
+                bytes: bytes.to_vec(),
+                ring,
+                deadline,
+            });
         }
         self.announce(qpn);
         let trapped = self.mode == BarMode::Trapped;
@@ -108,11 +119,15 @@ impl Device {
             // The record may be further on already; each store is still to come in its turn.
             queue.producer = announced;
         } else if trapped {
-            self.finding(env, format_args!("doorbell of qp {qpn} for {announced} came before the doorbell record"));
+            self.finding(
+                env,
+                format_args!("doorbell of qp {qpn} for {announced} came before the doorbell record"),
+            );
         }
         if !trapped {
             // Doorbells of other queue pairs in this page may have been overwritten before they were seen.
-            let others: Vec<u32> = self.objects.qps.iter().filter(|(_, qp)| qp.cached.uar == uar).map(|(qpn, _)| qpn).collect();
+            let others: Vec<u32> =
+                self.objects.qps.iter().filter(|(_, qp)| qp.cached.uar == uar).map(|(qpn, _)| qpn).collect();
             others.into_iter().for_each(|qpn| self.announce(qpn));
         }
     }
@@ -133,7 +148,10 @@ impl Device {
         // Stores of several processors to their registers may come by turns. A register whose doorbell was for nothing
         // that exists has no copy.
         let register = at - at % REGISTER;
-        let Some(copy) = self.copies.iter_mut().rev().find(|copy| (copy.uar, copy.at) == (uar, register)) else { return };
+        let Some(copy) = self.copies.iter_mut().rev().find(|copy| (copy.uar, copy.at) == (uar, register))
+        else {
+            return;
+        };
         if copy.at + copy.bytes.len() != at || copy.bytes.len() + bytes.len() > REGISTER {
             return self.finding(env, format_args!("store to page {uar} at {at:#x} continues nothing"));
         }
@@ -214,4 +232,3 @@ impl Device {
         later.into_iter().map(|(_, until)| until).min()
     }
 }
-

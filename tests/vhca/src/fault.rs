@@ -36,8 +36,8 @@ use crate::objects::eq::PortChange;
 use crate::objects::qp::State;
 use crate::prm::Status;
 use crate::script::Trigger;
-use crate::wqe::Control;
 use crate::world::World;
+use crate::wqe::Control;
 
 /// A firmware error that the health buffer shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,8 @@ pub(crate) fn parse_duration(text: &str) -> Result<u64, String> {
     let found = units.iter().find_map(|(unit, scale)| text.strip_suffix(unit).map(|number| (number, scale)));
     let (number, scale) = found.ok_or("no duration")?;
     let seconds: f64 = number.parse().map_err(|_| format!("'{text}' is no duration"))?;
-    let nanos = std::time::Duration::try_from_secs_f64(seconds * scale / 1e9).map_err(|error| error.to_string())?;
+    let nanos =
+        std::time::Duration::try_from_secs_f64(seconds * scale / 1e9).map_err(|error| error.to_string())?;
     u64::try_from(nanos.as_nanos()).map_err(|error| error.to_string())
 }
 
@@ -244,7 +245,8 @@ impl Device {
             ["command", "ok"] => (self.faults.hang, self.faults.fail) = (None, None),
             ["qp", qpn, "error", rest @ ..] => {
                 let name = rest.first().copied().unwrap_or("retries-exceeded");
-                let syndrome = CompletionSyndrome::parse(name).ok_or_else(|| format!("'{name}' is no syndrome"))?;
+                let syndrome =
+                    CompletionSyndrome::parse(name).ok_or_else(|| format!("'{name}' is no syndrome"))?;
                 self.break_qp(env, parse_number(qpn)?, syndrome)?;
             }
             ["qp", qpn, "drain"] => {
@@ -284,7 +286,12 @@ impl Device {
     }
 
     /// Ends the next work request of a queue pair in error, or just breaks it if there is none.
-    fn break_qp(&mut self, env: &mut crate::device::Env, qpn: u32, syndrome: CompletionSyndrome) -> Result<(), String> {
+    fn break_qp(
+        &mut self,
+        env: &mut crate::device::Env,
+        qpn: u32,
+        syndrome: CompletionSyndrome,
+    ) -> Result<(), String> {
         let qp = self.objects.qps.get(qpn).ok_or_else(|| format!("there is no qp {qpn}"))?;
         let head = qp.send.as_ref().filter(|queue| !queue.is_empty()).map(|queue| queue.consumer);
         match head.and_then(|index| self.ring_bytes(qpn, index, 16).map(|bytes| (index, bytes))) {
@@ -300,7 +307,10 @@ impl Device {
     /// The queue pairs, for tests that look for theirs.
     fn list(&self) -> String {
         let lines = self.objects.qps.iter().map(|(qpn, qp)| {
-            let send = qp.send.as_ref().map(|queue| format!(" sq={}..{} scq={}", queue.consumer, queue.producer, queue.cqn));
+            let send = qp
+                .send
+                .as_ref()
+                .map(|queue| format!(" sq={}..{} scq={}", queue.consumer, queue.producer, queue.cqn));
             let cached = qp.cached;
             format!(
                 "qp {qpn} service={:?} state={} uar={} rcq={} remote={}{}",
@@ -312,7 +322,11 @@ impl Device {
                 send.unwrap_or_default()
             )
         });
-        let cqs = self.objects.cqs.iter().map(|(cqn, cq)| format!("cq {cqn} produced={} error={}", cq.producer, cq.error));
+        let cqs = self
+            .objects
+            .cqs
+            .iter()
+            .map(|(cqn, cq)| format!("cq {cqn} produced={} error={}", cq.producer, cq.error));
         lines.chain(cqs).collect::<Vec<_>>().join("\n")
     }
 }
@@ -353,7 +367,17 @@ mod tests {
     #[test]
     fn nonsense_is_refused() {
         let mut world = crate::testing::world(1);
-        for line in ["", "dye", "d7 die", "wire", "wire drop", "command fail NOTHING", "qp 5 error", "lid 70000", "at noon: die"] {
+        for line in [
+            "",
+            "dye",
+            "d7 die",
+            "wire",
+            "wire drop",
+            "command fail NOTHING",
+            "qp 5 error",
+            "lid 70000",
+            "at noon: die",
+        ] {
             assert!(world.command(line).is_err(), "{line}");
         }
         assert_eq!(world.command("at time 5ms: die"), Ok(String::new()));

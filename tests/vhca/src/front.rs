@@ -90,9 +90,12 @@ impl ServerBackend for Backend {
             }
             data.fill(0);
             match region {
-                VFIO_PCI_CONFIG_REGION_INDEX => device.config.read(usize::try_from(offset).unwrap_or(usize::MAX / 2), data),
+                VFIO_PCI_CONFIG_REGION_INDEX => {
+                    device.config.read(usize::try_from(offset).unwrap_or(usize::MAX / 2), data)
+                }
                 0 if offset < CONTROL_LEN => {
-                    let (mut at, end) = (offset & !3, offset.saturating_add(u64::try_from(data.len()).unwrap_or(0)));
+                    let (mut at, end) =
+                        (offset & !3, offset.saturating_add(u64::try_from(data.len()).unwrap_or(0)));
                     let mut words = Vec::new();
                     while at < end {
                         words.extend_from_slice(&device.segment_read(env, at).to_be_bytes());
@@ -144,7 +147,14 @@ impl ServerBackend for Backend {
         Ok(())
     }
 
-    fn dma_map(&mut self, _: DmaMapFlags, offset: u64, address: u64, size: u64, fd: Option<File>) -> io::Result<()> {
+    fn dma_map(
+        &mut self,
+        _: DmaMapFlags,
+        offset: u64,
+        address: u64,
+        size: u64,
+        fd: Option<File>,
+    ) -> io::Result<()> {
         // What has no file is no memory of the guest.
         let Some(file) = fd else { return Ok(()) };
         self.with(|device, _| device.memory.map(address, size, &file, offset))?
@@ -188,7 +198,8 @@ fn regions(device: &Device) -> Vec<ServerRegion> {
                 (info.size, info.flags) = (BAR_LEN, access);
                 if device.mode == BarMode::Mapped {
                     info.flags |= VFIO_REGION_INFO_FLAG_MMAP;
-                    let area = vfio_region_sparse_mmap_area { offset: CONTROL_LEN, size: BAR_LEN - CONTROL_LEN };
+                    let area =
+                        vfio_region_sparse_mmap_area { offset: CONTROL_LEN, size: BAR_LEN - CONTROL_LEN };
                     region.sparse_areas.push(SparseArea { area });
                     region.mmap_fd = Some(device.doorbells.fd());
                 }
@@ -213,7 +224,7 @@ fn interrupts() -> Vec<IrqInfo> {
 /// Listens on a socket, in place of one that an earlier process left.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => UnixListener::bind(path),
     }
 }
@@ -231,10 +242,13 @@ pub(crate) fn serve(shared: &Arc<Shared>, device: usize, listener: &UnixListener
             device.memory.clear();
             device.interrupts.iter_mut().for_each(|vector| *vector = None);
             device.config = crate::pci::ConfigSpace::new(device.identity);
-            env.record(device.index, &crate::journal::Record::Fault(match ended {
-                Ok(()) => "disconnected",
-                Err(_) => "disconnected in error",
-            }));
+            env.record(
+                device.index,
+                &crate::journal::Record::Fault(match ended {
+                    Ok(()) => "disconnected",
+                    Err(_) => "disconnected in error",
+                }),
+            );
         })?;
     }
 }

@@ -88,7 +88,10 @@ impl Display for Record<'_> {
                 }
             }
             Record::Command { opcode, name, modifier, status, detail } => {
-                write!(f, "command op={name} code={opcode:#x} modifier={modifier} status={status:#x} {detail}")
+                write!(
+                    f,
+                    "command op={name} code={opcode:#x} modifier={modifier} status={status:#x} {detail}"
+                )
             }
             Record::Fault(what) => write!(f, "fault {what}"),
             Record::Finding(what) => write!(f, "finding {what}"),
@@ -122,7 +125,9 @@ fn describe(f: &mut Formatter<'_>, request: &Request) -> fmt::Result {
         }
         Operation::Read(remote) => write!(f, " raddr={:#x} rkey={:#x}", remote.address, remote.key)?,
         Operation::Atomic { remote, .. } => write!(f, " raddr={:#x} rkey={:#x}", remote.address, remote.key)?,
-        Operation::Register(change) => write!(f, " mkey={:#x} flags={:#x} mask={:#x}", change.key, change.flags, change.mask)?,
+        Operation::Register(change) => {
+            write!(f, " mkey={:#x} flags={:#x} mask={:#x}", change.key, change.flags, change.mask)?
+        }
     }
     for piece in &request.data {
         match piece {

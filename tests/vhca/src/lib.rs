@@ -10,6 +10,7 @@
 //! * `device`, `world`: one device, and all of them with their wire.
 //! * `fault`, `script`, [`control`]: what goes wrong, when, on whose word.
 //! * `journal`, [`reader`]: what happened, written and read.
+//! * [`hostile`]: a device without a guest, for tests and fuzzing.
 //!
 //! One lock holds everything: two threads a device would be faster, and nobody could say in which order things were.
 //! Nothing that the guest wrote is trusted: it ends in a command's error status, in an error of a queue pair, or in a
@@ -31,6 +32,7 @@ mod doorbell;
 mod fault;
 mod firmware;
 mod front;
+pub mod hostile;
 mod journal;
 mod memory;
 mod objects;
@@ -42,8 +44,8 @@ mod serve;
 #[cfg(test)]
 mod testing;
 mod transport;
-pub mod wqe;
 mod world;
+pub mod wqe;
 
 pub use device::BarMode;
 pub use pci::Identity;

@@ -1,12 +1,15 @@
 //! The `vhca` command: serve virtual ConnectX devices, send them commands, read their journals.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufReader, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
+use vhca::reader::{Entry, Journal};
 use vhca::{BarMode, Identity, Options, control};
 
 /// Virtual ConnectX devices over vfio-user.
@@ -45,6 +48,19 @@ enum Command {
         path: PathBuf,
         /// The command.
         line: String,
+    },
+    /// Print a journal, or answer a question about it.
+    ///
+    /// Questions: `stores after SECONDS`, `wqes of DEVICE QP` (as `wqes of d0 70`), `once` (prints work requests that
+    /// ended more than once; fails if there are some), `findings` (fails if there are some), `kind NAME`.
+    Journal {
+        /// The journal.
+        path: PathBuf,
+        /// As text in which two runs can be compared: no times, numbers and addresses in the order they came in.
+        #[arg(long)]
+        normal: bool,
+        /// The question.
+        query: Vec<String>,
     },
 }
 
@@ -93,5 +109,42 @@ fn main() -> anyhow::Result<ExitCode> {
                 Ok(ExitCode::FAILURE)
             }
         },
+        Command::Journal { path, normal, query } => {
+            let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let journal = Journal::read(BufReader::new(file))?;
+            ask(&journal, normal, &query.join(" "))
+        }
     }
+}
+
+/// Answers a question about a journal; the status says whether what should not be there is.
+fn ask(journal: &Journal, normal: bool, query: &str) -> anyhow::Result<ExitCode> {
+    let words: Vec<&str> = query.split_whitespace().collect();
+    let (entries, wanted): (Vec<&Entry>, bool) = match words.as_slice() {
+        [] => (journal.entries.iter().collect(), true),
+        ["stores", "after", seconds] => {
+            let after = Duration::try_from_secs_f64(seconds.parse()?)?;
+            (journal.stores_after(u64::try_from(after.as_nanos())?).collect(), true)
+        }
+        ["wqes", "of", device, qpn] => {
+            let device = device.trim_start_matches('d').parse()?;
+            (journal.requests_of(device, qpn.parse()?).collect(), true)
+        }
+        ["once"] => (journal.repeated(), false),
+        ["findings"] => (journal.of_kind("finding").collect(), false),
+        ["kind", kind] => (journal.of_kind(kind).collect(), true),
+        _ => anyhow::bail!("'{query}' is no question"),
+    };
+    let good = wanted || entries.is_empty();
+    let mut out = io::stdout().lock();
+    if normal {
+        let entries = entries.into_iter().cloned().collect();
+        write!(out, "{}", Journal { entries }.normal())?;
+    } else {
+        for entry in entries {
+            let (seconds, nanos) = (entry.time / 1_000_000_000, entry.time % 1_000_000_000);
+            writeln!(out, "{} {seconds}.{nanos:09} d{} {}", entry.order, entry.device, entry.text())?;
+        }
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

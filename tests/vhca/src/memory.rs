@@ -29,7 +29,9 @@ impl Mapping {
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches no existing one.
-        let start = unsafe { libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), offset) };
+        let start = unsafe {
+            libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), offset)
+        };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -122,7 +124,9 @@ impl GuestMemory {
 
     fn find(&self, address: u64, len: usize) -> Result<(&Mapping, usize), Unmapped> {
         for range in &self.ranges {
-            let Some(offset) = address.checked_sub(range.start).and_then(|offset| usize::try_from(offset).ok()) else {
+            let Some(offset) =
+                address.checked_sub(range.start).and_then(|offset| usize::try_from(offset).ok())
+            else {
                 continue;
             };
             if offset.checked_add(len).is_some_and(|end| end <= range.map.len) {
@@ -170,6 +174,19 @@ impl GuestMemory {
     }
 }
 
+/// A file of zeroes that only memory holds.
+pub(crate) fn anonymous(len: u64) -> io::Result<File> {
+    // SAFETY: the name is a C string; the answer is checked.
+    let fd = unsafe { libc::memfd_create(c"vhca".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just gave us this descriptor.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(len)?;
+    Ok(file)
+}
+
 /// The size of a doorbell page.
 pub(crate) const PAGE: usize = 4096;
 
@@ -182,14 +199,7 @@ pub(crate) struct DoorbellPages {
 
 impl DoorbellPages {
     pub(crate) fn new(len: usize) -> io::Result<DoorbellPages> {
-        // SAFETY: the name is a C string; the answer is checked.
-        let fd = unsafe { libc::memfd_create(c"vhca-bar".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel just gave us this descriptor.
-        let file = unsafe { File::from_raw_fd(fd) };
-        file.set_len(u64::try_from(len).map_err(io::Error::other)?)?;
+        let file = anonymous(u64::try_from(len).map_err(io::Error::other)?)?;
         let map = Mapping::new(&file, 0, len)?;
         Ok(DoorbellPages { file, map })
     }
@@ -203,7 +213,11 @@ impl DoorbellPages {
     pub(crate) fn take(&self, offset: usize) -> u64 {
         let Some(register) = self.map.long(offset) else { return 0 };
         // ORDER: pairs with the guest's store, which follows the doorbell record and the work request.
-        if register.load(Ordering::Relaxed) == 0 { 0 } else { u64::from_be(register.swap(0, Ordering::Acquire)) }
+        if register.load(Ordering::Relaxed) == 0 {
+            0
+        } else {
+            u64::from_be(register.swap(0, Ordering::Acquire))
+        }
     }
 
     /// Copies out what is stored at `offset`.
@@ -224,8 +238,7 @@ mod tests {
     use super::*;
 
     fn memory() -> io::Result<GuestMemory> {
-        let file = tempfile::tempfile()?;
-        file.set_len(0x3000)?;
+        let file = anonymous(0x3000)?;
         let mut memory = GuestMemory::default();
         memory.map(0x10_0000, 0x2000, &file, 0x1000)?;
         Ok(memory)

@@ -89,7 +89,9 @@ impl Trigger {
         }
         let is = |wanted: &Option<u32>, number: u32| wanted.is_none_or(|wanted| wanted == number);
         match (&self.event, record) {
-            (Event::Doorbell(qp), Record::Store { at, bytes, .. }) => rings(*at) && is(qp, be32(bytes, 4) >> 8),
+            (Event::Doorbell(qp), Record::Store { at, bytes, .. }) => {
+                rings(*at) && is(qp, be32(bytes, 4) >> 8)
+            }
             (Event::Executed(qp), Record::Executed { qpn, .. }) => is(qp, *qpn),
             (Event::Completion(cq), Record::Completion { cqn, .. }) => is(cq, *cqn),
             (Event::Command(wanted), Record::Command { name, .. }) => {

@@ -4,12 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::control;
 use crate::device::BarMode;
 use crate::front::{self, Shared};
 use crate::journal::Journal;
 use crate::pci::Identity;
 use crate::world::World;
-use crate::control;
 
 /// What to serve.
 #[derive(Clone, Debug)]
@@ -55,7 +55,9 @@ pub fn start(options: &Options) -> io::Result<()> {
     }
     if let Some(path) = &options.control {
         let (shared, listener) = (Arc::clone(&shared), front::listen(path)?);
-        std::thread::Builder::new().name("control".into()).spawn(move || control::serve(&shared, &listener))?;
+        std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || control::serve(&shared, &listener))?;
     }
     std::thread::Builder::new().name("drive".into()).spawn(move || shared.drive())?;
     Ok(())

@@ -272,7 +272,8 @@ pub fn opcode_name(code: u8) -> &'static str {
 /// Says why the bytes are no work request that this service executes.
 pub fn decode(service: Service, bytes: &[u8]) -> Result<Request, Malformed> {
     let control = Control::read(bytes);
-    let mut rest = Segments { bytes: bytes.get(..usize::from(control.ds) * 16).ok_or(Malformed::Segments)?, at: 0 };
+    let mut rest =
+        Segments { bytes: bytes.get(..usize::from(control.ds) * 16).ok_or(Malformed::Segments)?, at: 0 };
     rest.take(16)?;
     if !allows(service, control.opcode) {
         return Err(Malformed::Opcode);
@@ -477,13 +478,21 @@ mod tests {
     #[test]
     fn a_datagram_short_and_long() {
         let mut short = control(opcode::SEND_IMMEDIATE, 3, 9);
-        short.extend([&0x1234u32.to_be_bytes()[..], &[0; 4], &5u32.to_be_bytes(), &[2, 3], &7u16.to_be_bytes()].concat());
+        short.extend(
+            [&0x1234u32.to_be_bytes()[..], &[0; 4], &5u32.to_be_bytes(), &[2, 3], &7u16.to_be_bytes()]
+                .concat(),
+        );
         short.extend(pointer(1, 2, 3));
-        let Operation::Send { immediate, address: Some(address), .. } = decode(Service::Ud, &short).unwrap().operation else {
+        let Operation::Send { immediate, address: Some(address), .. } =
+            decode(Service::Ud, &short).unwrap().operation
+        else {
             panic!("no datagram")
         };
         assert_eq!(immediate, Some(9));
-        assert_eq!((address.qkey, address.qpn, address.lid, address.sl, address.path_bits), (0x1234, 5, 7, 2, 3));
+        assert_eq!(
+            (address.qkey, address.qpn, address.lid, address.sl, address.path_bits),
+            (0x1234, 5, 7, 2, 3)
+        );
         short[16 + 8] = 0x80;
         assert_eq!(decode(Service::Ud, &short), Err(Malformed::Segments), "long address, short request");
     }
@@ -494,7 +503,8 @@ mod tests {
         assert!(decode(Service::Rc, &read).is_ok());
         assert_eq!(decode(Service::Uc, &read), Err(Malformed::Opcode));
         assert_eq!(decode(Service::Ud, &read), Err(Malformed::Opcode));
-        let inline = [control(opcode::READ, 3, 0), vec![0; 16], INLINE.to_be_bytes().to_vec(), vec![0; 12]].concat();
+        let inline =
+            [control(opcode::READ, 3, 0), vec![0; 16], INLINE.to_be_bytes().to_vec(), vec![0; 12]].concat();
         assert_eq!(decode(Service::Rc, &inline), Err(Malformed::InlineResponse));
         assert_eq!(decode(Service::Rc, &[]), Err(Malformed::Segments));
         assert_eq!(decode(Service::Rc, &control(opcode::SEND, 63, 0)), Err(Malformed::Segments));

@@ -4,7 +4,7 @@
 wire() {
     local variant=$1 fault=$2 rc
     shift 2
-    hca-control wire $fault >"$log.wire" 2>&1 || { note="no such fault: $fault"; return 1; }
+    hca-control wire "$fault" >"$log.wire" 2>&1 || { note="no such fault: $fault"; return 1; }
     "$@"
     rc=$?
     hca-control wire heal >"$log.wire" 2>&1 || bed_broken 'the wire does not heal'

@@ -30,7 +30,7 @@ const GENERAL: &[(Field, u64)] = &[
     (cap::LOCAL_CA_ACK_DELAY, 16),
     (cap::LOG_MAX_MSG, 30),
     // Queues.
-    (cap::LOG_MAX_QP, 17),
+    (cap::LOG_MAX_QP, 18),
     (cap::LOG_MAX_QP_SZ, 15),
     (cap::LOG_MAX_SRQ, 16),
     (cap::LOG_MAX_SRQ_SZ, 15),

@@ -195,7 +195,9 @@ fn alloc_pd(call: &mut Call<'_>) -> Outcome {
 fn dealloc_pd(call: &mut Call<'_>) -> Outcome {
     let number = object(call);
     let objects = &mut call.device.objects;
-    if objects.qps.iter().any(|(_, qp)| qp.cached.pd == number) || objects.mkeys.iter().any(|(_, key)| key.pd() == number) {
+    if objects.qps.iter().any(|(_, qp)| qp.cached.pd == number)
+        || objects.mkeys.iter().any(|(_, key)| key.pd() == number)
+    {
         return Err(Status::ResourceBusy);
     }
     release(objects.pds.release(number))

@@ -62,7 +62,13 @@ fn read_descriptor(device: &Device, bytes: &[u8; DESCRIPTOR]) -> Result<Descript
     Ok(Descriptor { input, output_len, output_block: be64(bytes, 48), token })
 }
 
-fn read_block(device: &Device, at: u64, number: u32, token: u8, pointer: Delivery) -> Result<[u8; BLOCK], Delivery> {
+fn read_block(
+    device: &Device,
+    at: u64,
+    number: u32,
+    token: u8,
+    pointer: Delivery,
+) -> Result<[u8; BLOCK], Delivery> {
     let mut block = [0; BLOCK];
     device.memory.read(at, &mut block).map_err(|Unmapped(_)| pointer)?;
     if be32(&block, NUMBER) != number {
@@ -74,7 +80,12 @@ fn read_block(device: &Device, at: u64, number: u32, token: u8, pointer: Deliver
     Ok(block)
 }
 
-fn write_output(device: &Device, descriptor: u64, command: &Descriptor, output: &[u8]) -> Result<(), Delivery> {
+fn write_output(
+    device: &Device,
+    descriptor: u64,
+    command: &Descriptor,
+    output: &[u8],
+) -> Result<(), Delivery> {
     let unmapped = |Unmapped(_)| Delivery::OutPointer;
     let mut first = [0; INLINE];
     put(&mut first, 0, output.get(..INLINE.min(output.len())).unwrap_or(&[]));
@@ -132,7 +143,14 @@ impl Device {
     }
 
     /// Hands a descriptor back to the driver.
-    fn deliver(&mut self, env: &mut Env, slot: u32, address: u64, delivery: Option<Delivery>, by_event: bool) {
+    fn deliver(
+        &mut self,
+        env: &mut Env,
+        slot: u32,
+        address: u64,
+        delivery: Option<Delivery>,
+        by_event: bool,
+    ) {
         let status = delivery.map_or(0, |delivery| (delivery as u8) << 1);
         if let Some(delivery) = delivery {
             self.finding(env, format_args!("command descriptor {slot}: {delivery:?}"));

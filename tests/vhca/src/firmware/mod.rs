@@ -117,7 +117,14 @@ const SHORT: usize = 8;
 const PLAIN: usize = 16;
 
 fn find(opcode: u16) -> Option<&'static Command> {
-    let tables = [general::TABLE, vport::TABLE, keys::TABLE, queues::TABLE, queue_pairs::TABLE, shared_receives::TABLE];
+    let tables = [
+        general::TABLE,
+        vport::TABLE,
+        keys::TABLE,
+        queues::TABLE,
+        queue_pairs::TABLE,
+        shared_receives::TABLE,
+    ];
     tables.into_iter().flatten().find(|command| command.opcode == opcode)
 }
 
@@ -201,7 +208,10 @@ mod tests {
         assert_eq!(run(&mut device, &mut env, 0x0fff), Status::BadOpcode as u8);
         assert_eq!(run(&mut device, &mut env, op::ALLOC_PD), Status::BadSystemState as u8);
         assert_eq!(status(&mut device, &mut env, &[0x01], 16), Status::BadOpcode as u8);
-        assert_eq!(status(&mut device, &mut env, &command(op::INIT_HCA)[..8], 16), Status::BadInputLength as u8);
+        assert_eq!(
+            status(&mut device, &mut env, &command(op::INIT_HCA)[..8], 16),
+            Status::BadInputLength as u8
+        );
         assert_eq!(run(&mut device, &mut env, op::INIT_HCA), 0);
         assert_eq!(run(&mut device, &mut env, op::ALLOC_PD), 0);
         assert_eq!(status(&mut device, &mut env, &command(op::ALLOC_PD), 0), Status::BadOutputLength as u8);

@@ -16,9 +16,15 @@ pub(super) const TABLE: &[Command] = &[
     Command::new(op::RST2INIT_QP, MODIFY, SHORT, |call| modify(call, &[State::Reset], State::Init)),
     Command::new(op::INIT2INIT_QP, MODIFY, SHORT, |call| modify(call, &[State::Init], State::Init)),
     Command::new(op::INIT2RTR_QP, MODIFY, SHORT, |call| modify(call, &[State::Init], State::ReadyToReceive)),
-    Command::new(op::RTR2RTS_QP, MODIFY, SHORT, |call| modify(call, &[State::ReadyToReceive], State::ReadyToSend)),
-    Command::new(op::RTS2RTS_QP, MODIFY, SHORT, |call| modify(call, &[State::ReadyToSend], State::ReadyToSend)),
-    Command::new(op::SQERR2RTS_QP, MODIFY, SHORT, |call| modify(call, &[State::SendError], State::ReadyToSend)),
+    Command::new(op::RTR2RTS_QP, MODIFY, SHORT, |call| {
+        modify(call, &[State::ReadyToReceive], State::ReadyToSend)
+    }),
+    Command::new(op::RTS2RTS_QP, MODIFY, SHORT, |call| {
+        modify(call, &[State::ReadyToSend], State::ReadyToSend)
+    }),
+    Command::new(op::SQERR2RTS_QP, MODIFY, SHORT, |call| {
+        modify(call, &[State::SendError], State::ReadyToSend)
+    }),
     Command::new(op::SQD_RTS_QP, MODIFY, SHORT, |call| modify(call, &[State::Drained], State::ReadyToSend)),
     Command::new(op::TO_ERR_QP, PLAIN, SHORT, to_error),
     Command::new(op::TO_RST_QP, PLAIN, SHORT, to_reset),
@@ -53,7 +59,8 @@ const RECEIVE_SHARED: u64 = 1;
 fn receive_side(call: &Call<'_>, context: &[u8], buffer: &Buffer) -> Result<(Receive, u64), Status> {
     match get(context, qpc::RQ_TYPE) {
         RECEIVE_OWN => {
-            let (log_size, log_stride) = (get32(context, qpc::LOG_RQ_SIZE), get32(context, qpc::LOG_RQ_STRIDE) + 4);
+            let (log_size, log_stride) =
+                (get32(context, qpc::LOG_RQ_SIZE), get32(context, qpc::LOG_RQ_STRIDE) + 4);
             let receive = Receive::Own { buffer: buffer.clone(), log_size, log_stride, consumer: 0 };
             Ok((receive, 1 << (log_size + log_stride)))
         }

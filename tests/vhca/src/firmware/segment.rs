@@ -31,7 +31,9 @@ impl Device {
             0x0 => FIRMWARE_REVISION,
             0x4 => INTERFACE_REVISION,
             QUEUE_HIGH => high(firmware.queue),
-            QUEUE_LOW => low(firmware.queue) & 0xffff_f000 | firmware.interface << 8 | LOG_COMMANDS << 4 | LOG_STRIDE,
+            QUEUE_LOW => {
+                low(firmware.queue) & 0xffff_f000 | firmware.interface << 8 | LOG_COMMANDS << 4 | LOG_STRIDE
+            }
             HEALTH_VERSION => FIRMWARE_REVISION,
             // The top bit of the severity asks for a reset.
             HEALTH_SEVERITY => u32::from(self.faults.syndrome.is_some()) << 31,

@@ -130,7 +130,13 @@ impl Completion {
     }
 
     /// A completion in error.
-    pub(crate) fn error(kind: Kind, qpn: u32, srqn_uidx: u32, counter: u16, syndrome: Syndrome) -> Completion {
+    pub(crate) fn error(
+        kind: Kind,
+        qpn: u32,
+        srqn_uidx: u32,
+        counter: u16,
+        syndrome: Syndrome,
+    ) -> Completion {
         Completion { syndrome: Some(syndrome), ..Completion::new(kind, qpn, srqn_uidx, counter) }
     }
 
@@ -240,7 +246,8 @@ impl Cq {
 
     /// Takes an arm word. `false`: it repeats one that has had its event.
     pub(crate) fn arm(&mut self, word: u32) -> bool {
-        let arm = Arm { solicited_only: word & 1 << 24 != 0, sequence: u8::try_from(word >> 28 & 3).unwrap_or(0) };
+        let arm =
+            Arm { solicited_only: word & 1 << 24 != 0, sequence: u8::try_from(word >> 28 & 3).unwrap_or(0) };
         if self.fired == Some(arm.sequence) {
             return false;
         }

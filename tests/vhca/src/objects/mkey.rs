@@ -108,7 +108,12 @@ impl Mkey {
     }
 
     /// Applies a work request that changes the key, posted by queue pair `qpn`. `None`: it is not allowed.
-    pub(crate) fn change(&mut self, request: &crate::wqe::Registration, entries: &[u8], qpn: u32) -> Option<()> {
+    pub(crate) fn change(
+        &mut self,
+        request: &crate::wqe::Registration,
+        entries: &[u8],
+        qpn: u32,
+    ) -> Option<()> {
         let refused = request.key & 0xff != self.variant()
             || request.flags & CHECK_FREE != 0 && !self.is_free()
             || request.flags & CHECK_NOT_FREE != 0 && self.is_free()
@@ -171,7 +176,14 @@ pub(crate) const TERMINATE_LIST: u32 = 0x100;
 
 impl Table<Mkey> {
     /// Finds the memory of `len` bytes at `address` under `key`. `None`: a protection error.
-    pub(crate) fn resolve(&self, key: u32, address: u64, len: u64, access: Access, asker: Asker) -> Option<Vec<Span>> {
+    pub(crate) fn resolve(
+        &self,
+        key: u32,
+        address: u64,
+        len: u64,
+        access: Access,
+        asker: Asker,
+    ) -> Option<Vec<Span>> {
         let mut spans = Vec::new();
         if len == 0 {
             return Some(spans);
@@ -314,7 +326,8 @@ mod tests {
     #[test]
     fn a_window_leads_on_and_is_invalidated_once() {
         let mut keys = table();
-        let entry = [&0x800u32.to_be_bytes()[..], &0x107u32.to_be_bytes(), &0x7000_0900u64.to_be_bytes()].concat();
+        let entry =
+            [&0x800u32.to_be_bytes()[..], &0x107u32.to_be_bytes(), &0x7000_0900u64.to_be_bytes()].concat();
         let mut window = context(2, 0, 0x800);
         set(&mut window, mkc::RW, 1);
         set(&mut window, mkc::EN_RINVAL, 1);

@@ -205,7 +205,8 @@ impl Qp {
             (State::ReadyToReceive, State::ReadyToSend) => TO_RTS,
             _ => &[],
         };
-        let optional = OPTIONAL.iter().filter(|(bit, _)| mask & bit != 0).flat_map(|(_, fields)| fields.iter());
+        let optional =
+            OPTIONAL.iter().filter(|(bit, _)| mask & bit != 0).flat_map(|(_, fields)| fields.iter());
         for field in required.iter().chain(optional) {
             prm::copy(context, &mut self.context, *field);
         }
@@ -286,8 +287,8 @@ impl Qp {
     pub(crate) fn rnr_delay(&self) -> u64 {
         /// The IB specification's table of RNR timers, in units of 10 microseconds.
         const TIMERS: [u64; 32] = [
-            65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072,
-            4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152,
+            65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536,
+            2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152,
         ];
         let code = usize::try_from(get(&self.context, qpc::MIN_RNR_NAK)).unwrap_or(0);
         TIMERS.get(code).copied().unwrap_or(1) * 10_000

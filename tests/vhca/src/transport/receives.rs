@@ -58,7 +58,8 @@ impl Device {
                 let slot = u64::from(index) & ((1 << *log_size) - 1);
                 let mut bytes = vec![0; 1 << *log_stride];
                 let address = buffer.address(slot << *log_stride);
-                let read = address.ok_or(Unmapped(0)).and_then(|address| self.memory.read(address, &mut bytes));
+                let read =
+                    address.ok_or(Unmapped(0)).and_then(|address| self.memory.read(address, &mut bytes));
                 if let Err(unmapped) = read {
                     self.missed(env, "receive work request", unmapped);
                 }
@@ -112,7 +113,13 @@ impl Device {
     }
 
     /// Puts `data` where a list of pieces says, from `skip` bytes on.
-    pub(crate) fn scatter(&self, list: &[Sge], skip: usize, data: &[u8], asker: Asker) -> Result<(), Syndrome> {
+    pub(crate) fn scatter(
+        &self,
+        list: &[Sge],
+        skip: usize,
+        data: &[u8],
+        asker: Asker,
+    ) -> Result<(), Syndrome> {
         let mut skip = u64::try_from(skip).unwrap_or(0);
         let mut left = data;
         for piece in list {
@@ -135,8 +142,16 @@ impl Device {
     }
 
     /// Writes under a key. `None`: the key does not allow it, or leads nowhere.
-    pub(crate) fn write_under(&self, key: u32, address: u64, data: &[u8], access: Access, asker: Asker) -> Option<()> {
-        let spans = self.objects.mkeys.resolve(key, address, u64::try_from(data.len()).ok()?, access, asker)?;
+    pub(crate) fn write_under(
+        &self,
+        key: u32,
+        address: u64,
+        data: &[u8],
+        access: Access,
+        asker: Asker,
+    ) -> Option<()> {
+        let spans =
+            self.objects.mkeys.resolve(key, address, u64::try_from(data.len()).ok()?, access, asker)?;
         let mut left = data;
         for span in spans {
             let (now, rest) = left.split_at_checked(usize::try_from(span.len).ok()?)?;
@@ -166,7 +181,8 @@ impl Device {
 
     /// Completes a receive in error.
     pub(crate) fn fail_receive(&mut self, env: &mut Env, qpn: u32, received: &Received, syndrome: Syndrome) {
-        let completion = Completion::error(Kind::ResponderError, qpn, received.srqn_uidx, received.index, syndrome);
+        let completion =
+            Completion::error(Kind::ResponderError, qpn, received.srqn_uidx, received.index, syndrome);
         self.complete(env, received.cqn, &completion);
     }
 

@@ -10,8 +10,8 @@ use crate::objects::eq::EventType;
 use crate::objects::mkey::{Access, Asker};
 use crate::objects::qp::{Qp, State};
 use crate::prm::layouts::qpc;
-use crate::wqe::{self, Address, BLOCK, Control, Data, Malformed, Operation, Registration, Request, Service};
 use crate::world::World;
+use crate::wqe::{self, Address, BLOCK, Control, Data, Malformed, Operation, Registration, Request, Service};
 
 /// What a queue pair has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,8 @@ impl World {
     /// Takes a message to its destination and brings the answer back.
     fn carry(&mut self, from: usize, qpn: u32, message: Message) -> Reply {
         let local_lid = self.devices.get(from).map(|device| (device.port.lid, device.port.up));
-        let send = self.devices.get_mut(from).and_then(|device| device.objects.qps.get_mut(qpn)?.send.as_mut());
+        let send =
+            self.devices.get_mut(from).and_then(|device| device.objects.qps.get_mut(qpn)?.send.as_mut());
         if let Some(answer) = send.and_then(|queue| queue.answer.take()) {
             // A duplicate: the responder has done it, and says so again.
             return match self.wire.fate(false) {
@@ -91,7 +92,8 @@ impl World {
                 }
             };
         }
-        let multicast = matches!(&message.body, Body::Send { datagram: Some(Datagram { multicast: true, .. }), .. });
+        let multicast =
+            matches!(&message.body, Body::Send { datagram: Some(Datagram { multicast: true, .. }), .. });
         let local = local_lid.is_some_and(|(lid, _)| lid == message.destination_lid);
         if local_lid.is_none_or(|(_, up)| !up) {
             return Reply::Silence;
@@ -153,14 +155,16 @@ impl Device {
         }
         let (index, announced) = (queue.consumer, queue.announced);
         let mut head = [0; BLOCK];
-        let read = queue.address(index).ok_or(Unmapped(0)).and_then(|address| self.memory.read(address, &mut head));
+        let read =
+            queue.address(index).ok_or(Unmapped(0)).and_then(|address| self.memory.read(address, &mut head));
         if let Err(unmapped) = read {
             self.missed(env, "work request", unmapped);
             return Head::Malformed(Control { index, ..Control::read(&head) }, Syndrome::LocalOperation);
         }
         let control = Control::read(&head);
         let len = usize::from(control.ds) * 16;
-        let bytes = if len <= BLOCK { head.to_vec() } else { self.ring_bytes(qpn, index, len).unwrap_or_default() };
+        let bytes =
+            if len <= BLOCK { head.to_vec() } else { self.ring_bytes(qpn, index, len).unwrap_or_default() };
         if control.qpn != qpn || control.index != index {
             self.finding(env, format_args!("qp {qpn} index {index}: the control segment names {control:?}"));
         }
@@ -251,7 +255,14 @@ impl Device {
             match piece {
                 Data::Inline(bytes) => data.extend_from_slice(bytes),
                 Data::Memory(sge) => self
-                    .read_under(sge.key, sge.address, u64::from(sge.length), Access::LocalRead, asker, &mut data)
+                    .read_under(
+                        sge.key,
+                        sge.address,
+                        u64::from(sge.length),
+                        Access::LocalRead,
+                        asker,
+                        &mut data,
+                    )
                     .ok_or(Syndrome::LocalProtection)?,
             }
         }
@@ -302,7 +313,7 @@ impl Device {
     fn try_again(&mut self, env: &mut Env, qpn: u32, request: &Request, not_ready: Option<u64>) -> Progress {
         const ALWAYS: u8 = 7;
         let Some(qp) = self.objects.qps.get_mut(qpn) else { return Progress::Idle };
-        let delay = not_ready.map_or_else(|| qp.ack_timeout().unwrap_or(FOREVER), |delay| delay);
+        let delay = not_ready.unwrap_or_else(|| qp.ack_timeout().unwrap_or(FOREVER));
         let Some(queue) = &mut qp.send else { return Progress::Idle };
         let (left, syndrome) = match not_ready {
             Some(_) => (&mut queue.rnr_retries, Syndrome::RnrRetriesExceeded),
@@ -341,7 +352,14 @@ impl Device {
         Ok(None)
     }
 
-    fn succeed(&mut self, env: &mut Env, qpn: u32, request: &Request, len: usize, inline: Option<Vec<u8>>) -> Progress {
+    fn succeed(
+        &mut self,
+        env: &mut Env,
+        qpn: u32,
+        request: &Request,
+        len: usize,
+        inline: Option<Vec<u8>>,
+    ) -> Progress {
         let index = request.control.index;
         env.record(self.index, &Record::Executed { qpn, index, request, outcome: "done" });
         if let Some(qp) = self.objects.qps.get_mut(qpn) {
@@ -375,7 +393,13 @@ impl Device {
     }
 
     /// Ends the request at the head with a completion in error, which is also the end of the queue.
-    pub(crate) fn complete_in_error(&mut self, env: &mut Env, qpn: u32, control: &Control, syndrome: Syndrome) {
+    pub(crate) fn complete_in_error(
+        &mut self,
+        env: &mut Env,
+        qpn: u32,
+        control: &Control,
+        syndrome: Syndrome,
+    ) {
         let uidx = self.owner_index(qpn);
         let Some(cqn) = self.consume(qpn, control) else { return };
         let mut completion = Completion::error(Kind::RequesterError, qpn, uidx, control.index, syndrome);

@@ -27,7 +27,13 @@ impl Device {
             1 => Some(Special::GeneralServices),
             qpn => return vec![qpn],
         };
-        self.objects.qps.iter().find(|(_, qp)| qp.special == special).map(|(qpn, _)| qpn).into_iter().collect()
+        self.objects
+            .qps
+            .iter()
+            .find(|(_, qp)| qp.special == special)
+            .map(|(qpn, _)| qpn)
+            .into_iter()
+            .collect()
     }
 
     /// Does what a message asks for.
@@ -57,7 +63,9 @@ impl Device {
         match reply {
             Reply::Done(_) => {
                 let len = match &message.body {
-                    Body::Send { data, .. } | Body::Write { data, .. } => u64::try_from(data.len()).unwrap_or(0),
+                    Body::Send { data, .. } | Body::Write { data, .. } => {
+                        u64::try_from(data.len()).unwrap_or(0)
+                    }
                     Body::Read { len, .. } => *len,
                     Body::Atomic { .. } => 8,
                 };
@@ -86,7 +94,9 @@ impl Device {
         let mut asker = Asker { pd: cached.pd, qpn };
         let srq = message.srqn.and_then(|srqn| self.objects.srqs.get(srqn));
         match (qp.service, srq) {
-            (Service::XrcTarget, Some(srq)) if srq.kind == srq::Kind::Xrc && srq.xrcd == cached.xrcd => asker.pd = srq.pd,
+            (Service::XrcTarget, Some(srq)) if srq.kind == srq::Kind::Xrc && srq.xrcd == cached.xrcd => {
+                asker.pd = srq.pd
+            }
             (Service::XrcTarget, _) => return Reply::Refused(Syndrome::RemoteInvalidRequest),
             _ => {}
         }
@@ -97,7 +107,8 @@ impl Device {
                     return Reply::Refused(Syndrome::RemoteAccess);
                 }
                 let access = Access::RemoteWrite;
-                let allowed = || self.objects.mkeys.resolve(remote.key, remote.address, length(data), access, asker);
+                let allowed =
+                    || self.objects.mkeys.resolve(remote.key, remote.address, length(data), access, asker);
                 if !data.is_empty() && allowed().is_none() {
                     return Reply::Refused(Syndrome::RemoteAccess);
                 }
@@ -111,7 +122,14 @@ impl Device {
                 let allowed = cached.remote_read
                     && (*len == 0
                         || self
-                            .read_under(remote.key, remote.address, *len, Access::RemoteRead, asker, &mut data)
+                            .read_under(
+                                remote.key,
+                                remote.address,
+                                *len,
+                                Access::RemoteRead,
+                                asker,
+                                &mut data,
+                            )
                             .is_some());
                 if allowed { Reply::Done(data) } else { Reply::Refused(Syndrome::RemoteAccess) }
             }
@@ -252,7 +270,8 @@ fn length(data: &[u8]) -> u64 {
 
 /// Does the queue pair take messages from this sender?
 fn expects(qp: &Qp, message: &Message) -> bool {
-    let receiving = matches!(qp.state, State::ReadyToReceive | State::ReadyToSend | State::SendError | State::Drained);
+    let receiving =
+        matches!(qp.state, State::ReadyToReceive | State::ReadyToSend | State::SendError | State::Drained);
     let from_peer = qp.cached.remote_qpn == message.source_qpn && qp.cached.remote_lid == message.source_lid;
     let datagram = match &message.body {
         Body::Send { datagram, .. } => datagram.as_ref(),

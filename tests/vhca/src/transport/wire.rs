@@ -35,7 +35,10 @@ impl Wire {
             *left = left.saturating_sub(1);
             lost
         };
-        if self.cut || take(&mut self.drop_messages) || self.drop_every > 0 && self.carried.is_multiple_of(self.drop_every) {
+        if self.cut
+            || take(&mut self.drop_messages)
+            || self.drop_every > 0 && self.carried.is_multiple_of(self.drop_every)
+        {
             Fate::Lost
         } else if take(&mut self.drop_answers) {
             Fate::AnswerLost
@@ -53,7 +56,10 @@ mod tests {
     fn messages_are_lost_as_told() {
         let mut wire = Wire { drop_messages: 1, drop_answers: 1, ..Wire::default() };
         assert_eq!(wire.fate(true), Fate::Arrives);
-        assert_eq!([wire.fate(false), wire.fate(false), wire.fate(false)], [Fate::Lost, Fate::AnswerLost, Fate::Arrives]);
+        assert_eq!(
+            [wire.fate(false), wire.fate(false), wire.fate(false)],
+            [Fate::Lost, Fate::AnswerLost, Fate::Arrives]
+        );
         let mut wire = Wire { drop_every: 2, ..Wire::default() };
         assert_eq!([wire.fate(false), wire.fate(false)], [Fate::Arrives, Fate::Lost]);
         wire.cut = true;
