@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
 
 use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{c_int, c_uint};
 
@@ -22,6 +23,37 @@ pub(crate) struct Cq<F: Family> {
     handle: Handle,
     queue: SpinLock<F::Cq>,
     arm: F::Arm,
+    /// The application, until it destroys the CQ, and each QP and SRQ that completes here. A kernel that has lost its device
+    /// lets the CQ be destroyed before them; its memory stays until they are gone too.
+    users: AtomicU32,
+}
+
+/// One more QP or SRQ completes to `cq`, which may be NULL.
+///
+/// # Safety
+/// `cq` is NULL or a live CQ of family `F`.
+pub(crate) unsafe fn hold<F: Family>(cq: *mut ibv_cq) {
+    if !cq.is_null() {
+        // ORDER: Relaxed: the caller has the CQ, so the count is not 0.
+        // SAFETY: the caller's word.
+        unsafe { ours::<F>(cq) }.users.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// One user less of `cq`, which may be NULL; the last one frees it.
+///
+/// # Safety
+/// `cq` is NULL or a CQ of family `F` that the caller is a user of, for the last time.
+pub(crate) unsafe fn release<F: Family>(cq: *mut ibv_cq) {
+    if cq.is_null() {
+        return;
+    }
+    // ORDER: AcqRel: the last user sees what the others did.
+    // SAFETY: the caller's word.
+    if unsafe { ours::<F>(cq) }.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+        // SAFETY: nobody is left to use it.
+        unsafe { cast::free::<ibv_cq_ex, Cq<F>>(cq.cast()) };
+    }
 }
 
 /// The family's part of the CQ at `cq`; none for NULL.
@@ -68,7 +100,8 @@ unsafe fn create<F: Family>(
         Locking::YES
     };
     let (queue, arm) = (SpinLock::with(locking, created.queue), created.arm);
-    let head = fresh.finish(Cq { fd: cx.device.fd, handle: created.handle, queue, arm });
+    let users = AtomicU32::new(1);
+    let head = fresh.finish(Cq { fd: cx.device.fd, handle: created.handle, queue, arm, users });
     cx.add(Kind::Cq, head);
     Ok(head)
 }
@@ -197,7 +230,7 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
         }
         cx.remove(Kind::Cq, cq);
         // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
-        unsafe { cast::free::<ibv_cq_ex, Cq<F>>(cq.cast()) };
+        unsafe { release::<F>(cq) };
         Ok(())
     })
 }

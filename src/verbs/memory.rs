@@ -61,6 +61,13 @@ pub(crate) struct Pd<F: Family> {
     pub(crate) users: AtomicU32,
 }
 
+impl<F: Family> Pd<F> {
+    /// Whether it is a parent domain.
+    pub(crate) fn is_parent_domain(&self) -> bool {
+        self.parent.is_some()
+    }
+}
+
 /// The family's part of the PD at `pd`.
 ///
 /// # Safety

@@ -35,6 +35,8 @@ pub(crate) struct Qp<F: Family> {
     handle: Handle,
     /// Opened by number, and not created here: an XRC receiver of another process.
     opened: bool,
+    /// Created in a parent domain, which counts it.
+    in_parent_domain: bool,
     pub(crate) queues: F::Qp,
 }
 
@@ -91,15 +93,15 @@ unsafe fn attached<'a, F: Family>(
     }
 }
 
-/// [`attached`] of a QP that is there.
+/// The CQs of a QP that is there. Its PD and SRQ are only told when it is created: after the device was taken away the
+/// kernel lets them be destroyed first.
 ///
 /// # Safety
-/// `qp` is a live QP of family `F`; what it is attached to outlives it (the manual pages of its creation).
+/// `qp` is a live QP of family `F`.
 unsafe fn attached_of<'a, F: Family>(qp: *mut ibv_qp) -> Attached<'a, F> {
-    let (pd, send_cq) = (field!(qp.pd), field!(qp.send_cq));
-    let (recv_cq, srq) = (field!(qp.recv_cq), field!(qp.srq));
-    // SAFETY: the caller's word.
-    unsafe { attached::<F>(pd, send_cq, recv_cq, srq) }
+    let (send_cq, recv_cq) = (field!(qp.send_cq), field!(qp.recv_cq));
+    // SAFETY: a CQ stays while it has users, and this QP is one.
+    unsafe { attached::<F>(core::ptr::null_mut(), send_cq, recv_cq, core::ptr::null_mut()) }
 }
 
 unsafe fn create<F: Family>(
@@ -145,10 +147,15 @@ unsafe fn create<F: Family>(
         user_handle: fresh.user_handle(),
     };
     let (created, qp_num) = cx.family.create_qp(&cx.device, &mut request, &attached)?;
-    if let Some(pd) = pd_part {
+    let in_parent_domain = pd_part.is_some_and(memory::Pd::is_parent_domain);
+    if let Some(pd) = pd_part.filter(|_| in_parent_domain) {
         // ORDER: Relaxed: a count; the application orders creating and destroying.
         pd.users.fetch_add(1, Ordering::Relaxed);
     }
+    // SAFETY: the caller's word: NULL or live CQs of family F.
+    unsafe { cq::hold::<F>(send_cq) };
+    // SAFETY: as above.
+    unsafe { cq::hold::<F>(recv_cq) };
     *cap = request.cap;
     // SAFETY: ours until `finish`, nobody else has the address.
     let head = unsafe { &mut *fresh.head() };
@@ -171,8 +178,13 @@ unsafe fn create<F: Family>(
         // SAFETY: `head` is a whole QpHead.
         unsafe { set_comp_mask(fresh.head(), cx.host.layout(), VERBS_QP_EX) };
     }
-    let head =
-        fresh.finish(Qp { fd: cx.device.fd, handle: created.handle, opened: false, queues: created.object });
+    let head = fresh.finish(Qp {
+        fd: cx.device.fd,
+        handle: created.handle,
+        opened: false,
+        in_parent_domain,
+        queues: created.object,
+    });
     cx.add(Kind::Qp, head);
     Ok(head.cast())
 }
@@ -367,10 +379,14 @@ pub(crate) unsafe extern "C" fn destroy_qp<F: Family>(qp: *mut ibv_qp) -> c_int 
             // SAFETY: the caller's word.
             cx.family.qp_destroyed(&ours.queues, &unsafe { attached_of::<F>(qp) });
         }
-        let pd = field!(qp.pd);
-        if !pd.is_null() {
+        let (pd, send_cq, recv_cq) = (field!(qp.pd), field!(qp.send_cq), field!(qp.recv_cq));
+        // SAFETY: held since the QP was created.
+        unsafe { cq::release::<F>(send_cq) };
+        // SAFETY: as above.
+        unsafe { cq::release::<F>(recv_cq) };
+        if ours.in_parent_domain {
             // ORDER: Relaxed: a count; the application orders creating and destroying.
-            // SAFETY: the PD outlives its QPs.
+            // SAFETY: a parent domain stays while it has QPs.
             unsafe { memory::pd_of::<F>(pd) }.users.fetch_sub(1, Ordering::Relaxed);
         }
         cx.remove(Kind::Qp, qp);
@@ -420,7 +436,13 @@ pub(crate) unsafe extern "C" fn open_qp<F: Family>(
         qp.mutex = libc::PTHREAD_MUTEX_INITIALIZER;
         qp.cond = libc::PTHREAD_COND_INITIALIZER;
         let queues = cx.family.opened_qp().step("open the QP")?;
-        let head = fresh.finish(Qp { fd: cx.device.fd, handle: opened.handle, opened: true, queues });
+        let head = fresh.finish(Qp {
+            fd: cx.device.fd,
+            handle: opened.handle,
+            opened: true,
+            in_parent_domain: false,
+            queues,
+        });
         cx.add(Kind::Qp, head);
         Ok(head.cast())
     })

@@ -84,6 +84,8 @@ unsafe fn create<F: Family>(
     head.xrcd = xrcd.cast();
     head.cq = cq;
     head.srq_num = srq_num;
+    // SAFETY: the caller's word: NULL or a live CQ of family F.
+    unsafe { cq::hold::<F>(cq) };
     let head = fresh.finish(Srq { fd: cx.device.fd, handle: created.handle, queue: created.object });
     cx.add(Kind::Srq, head);
     Ok(head.cast())
@@ -204,8 +206,10 @@ pub(crate) unsafe extern "C" fn destroy_srq<F: Family>(srq: *mut ibv_srq) -> c_i
         let head: *mut verbs_srq = srq.cast();
         // SAFETY: the caller's word; a single field of our own object.
         let cq = unsafe { (*head).cq };
-        // SAFETY: the CQ of an XRC SRQ outlives it (ibv_create_srq_ex(3)).
+        // SAFETY: a CQ stays while it has users.
         cx.family.srq_destroyed(&ours.queue, unsafe { cq::queue_of::<F>(cq) });
+        // SAFETY: held since the SRQ was created.
+        unsafe { cq::release::<F>(cq) };
         cx.remove(Kind::Srq, srq);
         // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
         unsafe { cast::free::<verbs_srq, Srq<F>>(srq.cast()) };
