@@ -563,6 +563,8 @@ bitflags::bitflags! {
         const NULL_MR = 1 << 2;
         /// `ibv_query_rt_values_ex`.
         const CLOCK = 1 << 3;
+        /// `ibv_query_port_speed`.
+        const PORT_SPEED = 1 << 5;
         /// `ibv_set_ece`, `ibv_query_ece`.
         const ECE = 1 << 4;
     }

@@ -94,6 +94,16 @@ fn numbers() -> Vec<(&'static str, u64)> {
         .collect()
 }
 
+/// Those that only the newest headers have.
+fn newer_numbers(newest: bool) -> impl Iterator<Item = (&'static str, u64)> {
+    let numbers = [
+        ("UVERBS_METHOD_QUERY_PORT_SPEED", ids::QUERY_PORT_SPEED.method),
+        ("UVERBS_ATTR_QUERY_PORT_SPEED_PORT_NUM", ids::QUERY_PORT_SPEED_PORT_NUM.0),
+        ("UVERBS_ATTR_QUERY_PORT_SPEED_RESP", ids::QUERY_PORT_SPEED_RESP.0),
+    ];
+    numbers.into_iter().filter(move |_| newest).map(|(name, value)| (name, u64::from(value)))
+}
+
 /// A field as C spells it, unless it is padding that C does not name.
 fn c_field(name: &'static str) -> Option<&'static str> {
     let name = name.trim_start_matches("r#");
@@ -111,7 +121,7 @@ fn believed(newest: bool) -> String {
             }
         }
     }
-    for (name, value) in numbers() {
+    for (name, value) in numbers().into_iter().chain(newer_numbers(newest)) {
         writeln!(facts, "{name} = {value}").unwrap();
     }
     facts
@@ -141,7 +151,7 @@ fn program(newest: bool) -> String {
             .unwrap();
         }
     }
-    for (name, _) in numbers() {
+    for (name, _) in numbers().into_iter().chain(newer_numbers(newest)) {
         writeln!(c, "printf(\"{name} = %llu\\n\", (unsigned long long)({name}));").unwrap();
     }
     c.push_str("return 0; }\n");

@@ -233,6 +233,13 @@ attrs! {
 /// `MLX5_IB_ATTR_QUERY_CONTEXT_RESP_UCTX`: of [`QUERY_CONTEXT`], in the driver's own number space.
 pub const QUERY_CONTEXT_RESP_UCTX: Out = Out(0x1000);
 
+/// `UVERBS_METHOD_QUERY_PORT_SPEED`; newer kernels (7.2 has it, 6.12 not).
+pub const QUERY_PORT_SPEED: Method = Method { object: object::DEVICE, method: 7 };
+/// `UVERBS_ATTR_QUERY_PORT_SPEED_PORT_NUM`.
+pub const QUERY_PORT_SPEED_PORT_NUM: Const = Const(0);
+/// `UVERBS_ATTR_QUERY_PORT_SPEED_RESP`.
+pub const QUERY_PORT_SPEED_RESP: Out = Out(1);
+
 /// `MLX5_IB_OBJECT_UAR`.
 pub const OBJECT_UAR: u16 = 0x1008;
 

@@ -1101,3 +1101,17 @@ fn an_mmap_offset_is_a_command_and_an_index_in_pages() {
     assert_eq!(mlx5::mmap_offset(mlx5::MMAP_CORE_CLOCK, 0, 4096), 0x500 << 12);
     assert_eq!(mlx5::mmap_offset(mlx5::MMAP_REGULAR_PAGE, 0x1ff, 4096), 0x1_00ff << 12);
 }
+
+#[test]
+fn query_port_speed() {
+    let kernel = Kernel::scripted();
+    kernel.ioctl(ids::QUERY_PORT_SPEED, |io| {
+        has_only(io, &[0, 1]);
+        assert_eq!(io.constant(ids::QUERY_PORT_SPEED_PORT_NUM), 2);
+        io.answer(ids::QUERY_PORT_SPEED_RESP, &500_u64);
+        Ok(())
+    });
+    assert_eq!(device::query_port_speed(CMD, 2), Ok(500));
+    kernel.ioctl(ids::QUERY_PORT_SPEED, |_| Err(Errno::EPROTONOSUPPORT));
+    assert_eq!(device::query_port_speed(CMD, 2), Err(Errno::EPROTONOSUPPORT));
+}

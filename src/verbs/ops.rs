@@ -21,6 +21,7 @@ pub(crate) fn table<F: Family>() -> Ops {
         open_qp: has(Verbs::XRC).then_some(qp::open_qp::<F>),
         open_xrcd: has(Verbs::XRC).then_some(domains::open_xrcd::<F>),
         query_ece: has(Verbs::ECE).then_some(domains::query_ece::<F>),
+        query_port_speed: has(Verbs::PORT_SPEED).then_some(query::query_port_speed::<F>),
         query_rt_values: has(Verbs::CLOCK).then_some(domains::query_rt_values::<F>),
         set_ece: has(Verbs::ECE).then_some(domains::set_ece::<F>),
         advise_mr: Some(memory::advise_mr::<F>),

@@ -90,3 +90,25 @@ pub(crate) unsafe extern "C" fn query_port<F: Family>(
         Ok(())
     })
 }
+
+/// `query_port_speed`.
+///
+/// # Safety
+/// ibv_query_port_speed(3), by libibverbs, for a context of family `F`.
+pub(crate) unsafe extern "C" fn query_port_speed<F: Family>(
+    context: *mut ibv_context,
+    port_num: u32,
+    speed: *mut u64,
+) -> c_int {
+    guard::errno_of("ibv_query_port_speed", || {
+        let speed = non_null(speed, "check the arguments")?;
+        // SAFETY: the caller's word.
+        let fd = unsafe { context::of::<F>(context) }.device.fd;
+        let value = uapi::device::query_port_speed(fd, port_num)
+            .map_err(|errno| if uapi::is_unsupported(errno) { Errno::EOPNOTSUPP } else { errno })
+            .step("query the port's speed")?;
+        // SAFETY: the caller's word: room for one.
+        unsafe { speed.write(value) };
+        Ok(())
+    })
+}

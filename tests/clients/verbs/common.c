@@ -397,7 +397,8 @@ int to_rtr(struct side *s, struct side *peer, const struct spec *spec)
 		.rq_psn = 0x1234,
 		.max_dest_rd_atomic = 4,
 		.min_rnr_timer = 1,
-		.ah_attr = { .is_global = 1, .port_num = 1,
+		/* The LID is 0 on Ethernet, where nobody looks at it. */
+		.ah_attr = { .is_global = 1, .port_num = 1, .dlid = peer->dev->port.lid,
 			     .grh = { .dgid = peer->dev->gid, .sgid_index = (uint8_t)s->dev->gid_index,
 				      .hop_limit = 64 } },
 	};
@@ -452,7 +453,7 @@ int pair_open(struct pair *p, struct dev *da, struct dev *db, const struct spec 
 		err = to_rts(sides[i], spec);
 	for (int i = 0; i < 2 && !err && spec->type == IBV_QPT_UD; i++) {
 		struct ibv_ah_attr a = {
-			.is_global = 1, .port_num = 1,
+			.is_global = 1, .port_num = 1, .dlid = sides[!i]->dev->port.lid,
 			.grh = { .dgid = sides[!i]->dev->gid, .hop_limit = 64,
 				 .sgid_index = (uint8_t)sides[i]->dev->gid_index },
 		};
