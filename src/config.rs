@@ -26,11 +26,13 @@ bitflags::bitflags! {
     pub struct Families: u32 {
         /// soft-RoCE, the kernel's `rdma_rxe`.
         const RXE = 1 << 0;
+        /// ConnectX, the kernel's `mlx5_ib`.
+        const MLX5 = 1 << 1;
     }
 }
 
 /// The families of this release, by the name users write.
-pub const FAMILIES: &[(&str, Families)] = &[("rxe", Families::RXE)];
+pub const FAMILIES: &[(&str, Families)] = &[("rxe", Families::RXE), ("mlx5", Families::MLX5)];
 
 impl Families {
     /// A list as users write it: `rxe`, `all`, `none`.

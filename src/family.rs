@@ -7,11 +7,14 @@
 use core::mem::MaybeUninit;
 use std::os::fd::RawFd;
 
-use crate::abi::public::{ibv_ah, ibv_mr, ibv_mw, ibv_qp_cap, ibv_recv_wr, ibv_send_wr, ibv_sge, ibv_wc};
+use crate::abi::host::ForkRanges;
+use crate::abi::public::{
+    ibv_ah, ibv_mr, ibv_mw, ibv_packet_pacing_caps, ibv_qp_cap, ibv_recv_wr, ibv_send_wr, ibv_sge, ibv_wc,
+};
 use crate::abi::wr::{InlineData, RecvWrs, SendWrs};
 use crate::error::{Errno, Error};
-use crate::sync::SpinLock;
-use crate::uapi::wire::AhAttr;
+use crate::sync::{Locking, SpinLock};
+use crate::uapi::wire::{AhAttr, ExQueryDeviceResp, ModifyQp};
 use crate::uapi::{CmdFd, Handle};
 
 /// What a family is told of the context it serves.
@@ -118,6 +121,10 @@ pub struct CqRequest {
 pub struct SrqRequest {
     /// The PD's handle.
     pub pd: Handle,
+    /// For an XRC SRQ: the domain's handle and the CQ's.
+    pub xrc: Option<(Handle, Handle)>,
+    /// Whether the application's word makes locks needless.
+    pub locking: Locking,
     /// `ibv_srq_attr`.
     pub max_wr: u32,
     /// `ibv_srq_attr`.
@@ -133,20 +140,38 @@ pub struct SrqRequest {
 pub struct QpRequest {
     /// `IBV_QPT_*`.
     pub qp_type: u32,
-    /// The PD's handle.
-    pub pd: Handle,
+    /// The PD's handle; none for XRC receivers.
+    pub pd: Option<Handle>,
+    /// The XRC domain's handle, of an XRC receiver.
+    pub xrcd: Option<Handle>,
     /// The send CQ's handle.
-    pub send_cq: Handle,
+    pub send_cq: Option<Handle>,
     /// The receive CQ's handle.
-    pub recv_cq: Handle,
+    pub recv_cq: Option<Handle>,
     /// The SRQ's handle, where receives come from one.
     pub srq: Option<Handle>,
     /// Queue sizes wanted.
     pub cap: ibv_qp_cap,
     /// Every send completes, whatever its flags.
     pub sq_sig_all: bool,
+    /// `IBV_QP_EX_WITH_*` that the builders shall have; `None` without builders.
+    pub send_ops: Option<u64>,
+    /// Whether the application's word makes locks needless.
+    pub locking: Locking,
     /// The `ibv_qp`'s address.
     pub user_handle: u64,
+}
+
+/// The family's side of the objects that a QP is attached to.
+pub struct Attached<'a, F: Family> {
+    /// The PD; none for XRC receivers.
+    pub pd: Option<&'a F::Pd>,
+    /// The CQ of its sends.
+    pub send_cq: Option<&'a SpinLock<F::Cq>>,
+    /// The CQ of its receives.
+    pub recv_cq: Option<&'a SpinLock<F::Cq>>,
+    /// Where its receives come from, if not from its own queue.
+    pub srq: Option<&'a F::Srq>,
 }
 
 /// A new kernel object and the family's side of it.
@@ -156,6 +181,19 @@ pub struct Created<T> {
     pub handle: Handle,
     /// The family's part.
     pub object: T,
+}
+
+/// A new CQ.
+#[derive(Debug)]
+pub struct CreatedCq<F: Family> {
+    /// The kernel's handle.
+    pub handle: Handle,
+    /// The consumer's side.
+    pub queue: F::Cq,
+    /// What arms it.
+    pub arm: F::Arm,
+    /// Entries that it really has.
+    pub cqe: u32,
 }
 
 /// A completion at the head of an extended CQ.
@@ -190,8 +228,55 @@ pub trait CompletionQueue: Send {
     /// Ends the batch: the current completion is consumed.
     fn end(&mut self);
 
-    /// The current completion, in full.
-    fn current(&self) -> &ibv_wc;
+    /// `ibv_wc_read_opcode` of the current completion, and so on.
+    fn opcode(&self) -> u32;
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn vendor_err(&self) -> u32;
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn byte_len(&self) -> u32;
+    /// In network order, or the invalidated key.
+    fn imm_data(&self) -> u32;
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn qp_num(&self) -> u32;
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn src_qp(&self) -> u32;
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn wc_flags(&self) -> u32;
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn slid(&self) -> u32;
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn sl(&self) -> u8;
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn dlid_path_bits(&self) -> u8;
+
+    /// In cycles of the device. As the following, it is only asked of CQs that [`Family::WC_FLAGS`] lets have it.
+    fn completion_ts(&self) -> u64 {
+        0
+    }
+    /// In nanoseconds of the wall clock.
+    fn completion_wallclock_ns(&self) -> u64 {
+        0
+    }
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn cvlan(&self) -> u16 {
+        0
+    }
+    #[allow(missing_docs, reason = "named as in verbs.h")]
+    fn flow_tag(&self) -> u32 {
+        0
+    }
+}
+
+/// What arms a CQ, reached without its lock: a thread may arm while another polls.
+pub trait Arm: Send + Sync {
+    /// Asks for an event at the next completion, or at the next solicited one.
+    ///
+    /// # Errors
+    /// What the kernel said, where it is asked.
+    fn arm(&self, fd: CmdFd, handle: Handle, solicited_only: bool) -> Result<(), Errno>;
+
+    /// The application read an event of the CQ.
+    fn event(&self);
 }
 
 /// The `ibv_wr_*` builders of a send queue. The verbs layer holds the lock from `start` to `complete` or `abort`.
@@ -207,6 +292,8 @@ pub trait SendBuilder: Send {
     fn set_sge_list(&mut self, list: &[ibv_sge]);
     /// `ibv_wr_set_inline_data` and `ibv_wr_set_inline_data_list`.
     fn set_inline_data(&mut self, data: &InlineData<'_>);
+    /// `ibv_wr_set_xrc_srqn`.
+    fn set_xrc_srqn(&mut self, remote_srqn: u32);
     /// A setter was called with what no setter takes.
     fn refuse(&mut self, errno: Errno);
     /// `ibv_wr_complete`: hands what was built to the device.
@@ -222,8 +309,8 @@ pub trait SendBuilder: Send {
 pub trait Objects<'a, A: 'a>: Copy {
     /// The family's part of an address handle; `None` for NULL.
     fn ah(self, ah: *mut ibv_ah) -> Option<&'a A>;
-    /// The memory window's present rkey; `None` for NULL.
-    fn mw_rkey(self, mw: *mut ibv_mw) -> Option<u32>;
+    /// The memory window's present rkey and its type; `None` for NULL.
+    fn mw(self, mw: *mut ibv_mw) -> Option<(u32, u32)>;
     /// The memory region's lkey; `None` for NULL.
     fn mr_lkey(self, mr: *mut ibv_mr) -> Option<u32>;
 }
@@ -256,9 +343,6 @@ pub trait QueuePair: Send + Sync {
 
     /// `ibv_wr_set_ud_addr`, under the send queue's lock.
     fn set_ud_addr(sq: &mut Self::Sq, ah: &Self::Ah, remote_qpn: u32, remote_qkey: u32);
-
-    /// The QP is in `state` (`IBV_QPS_*`) now, by a modify that the kernel accepted.
-    fn entered(&self, state: u32);
 }
 
 /// A shared receive queue.
@@ -282,8 +366,18 @@ pub trait Family: Sized + Send + Sync + 'static {
     const CQ_COMP_MASK: u32;
     /// `IBV_CREATE_CQ_ATTR_*` that it understands.
     const CQ_FLAGS: u32;
+    /// `IBV_QPT_*` of the QPs that it creates.
+    const QP_TYPES: &'static [u32];
+    /// What of the verbs that not every driver has it serves.
+    const VERBS: Verbs;
     /// Completions.
     type Cq: CompletionQueue;
+    /// What arms them.
+    type Arm: Arm;
+    /// Protection domains.
+    type Pd: Send + Sync;
+    /// Thread domains.
+    type Td: Send + Sync;
     /// Queue pairs.
     type Qp: QueuePair<Ah = Self::Ah>;
     /// Shared receive queues.
@@ -291,17 +385,57 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// Address handles.
     type Ah: Send + Sync;
 
-    /// Begins to serve a context: issues the family's GET_CONTEXT.
+    /// Begins to serve a context: issues the family's GET_CONTEXT. `fork` is for memory that the device uses.
     ///
     /// # Errors
     /// What the kernel said, with the step.
-    fn open(fd: CmdFd) -> Result<Opened<Self>, Error>;
+    fn open(fd: CmdFd, fork: ForkRanges) -> Result<Opened<Self>, Error>;
 
-    /// Creates a CQ; the number of entries it really has comes along.
+    /// query_device_ex, with what the driver adds.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn query_device_ex(&self, device: &Device) -> Result<(ExQueryDeviceResp, DriverCaps), Errno>;
+
+    /// The device's clock, in its cycles.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where there is none.
+    fn raw_clock(&self) -> Result<u64, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Allocates a PD.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn alloc_pd(&self, device: &Device) -> Result<Created<Self::Pd>, Error>;
+
+    /// The family's side of a parent domain of `pd` and, if there is one, `td`.
+    fn parent_domain(&self, pd: &Self::Pd, td: Option<&Self::Td>) -> Self::Pd;
+
+    /// Whether QPs and SRQs of `pd` are used by one thread, by the application's word.
+    fn is_single_threaded(&self, pd: Option<&Self::Pd>) -> bool;
+
+    /// Allocates a thread domain.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where there are none; what the kernel said.
+    fn alloc_td(&self, device: &Device) -> Result<Self::Td, Error>;
+
+    /// The key of the region that swallows what is written and gives nothing.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where the device has none.
+    fn null_mr(&self) -> Result<u32, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Creates a CQ.
     ///
     /// # Errors
     /// What the kernel said, or a mapping that cannot be had; nothing is left behind.
-    fn create_cq(&self, device: &Device, request: &CqRequest) -> Result<(Created<Self::Cq>, u32), Error>;
+    fn create_cq(&self, device: &Device, request: &CqRequest) -> Result<CreatedCq<Self>, Error>;
 
     /// Resizes a CQ, under its lock; the new number of entries.
     ///
@@ -317,7 +451,11 @@ pub trait Family: Sized + Send + Sync + 'static {
         &self,
         device: &Device,
         request: &mut SrqRequest,
+        cq: Option<&SpinLock<Self::Cq>>,
     ) -> Result<(Created<Self::Srq>, u32), Error>;
+
+    /// The kernel destroyed the SRQ, whose completions went to `cq` if it is an XRC one.
+    fn srq_destroyed(&self, srq: &Self::Srq, cq: Option<&SpinLock<Self::Cq>>);
 
     /// Modifies an SRQ (`IBV_SRQ_*` in `mask`).
     ///
@@ -340,7 +478,57 @@ pub trait Family: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// As for [`Family::create_cq`].
-    fn create_qp(&self, device: &Device, request: &mut QpRequest) -> Result<(Created<Self::Qp>, u32), Error>;
+    fn create_qp(
+        &self,
+        device: &Device,
+        request: &mut QpRequest,
+        attached: &Attached<'_, Self>,
+    ) -> Result<(Created<Self::Qp>, u32), Error>;
+
+    /// The family's side of a QP that somebody else created: it posts and receives nothing.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where there are none.
+    fn opened_qp(&self) -> Result<Self::Qp, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The QP is in `state` (`IBV_QPS_*`) now, by a modify that the kernel accepted.
+    fn qp_entered(&self, qp: &Self::Qp, state: u32, attached: &Attached<'_, Self>);
+
+    /// The kernel destroyed the QP.
+    fn qp_destroyed(&self, qp: &Self::Qp, attached: &Attached<'_, Self>);
+
+    /// What `ibv_query_qp` tells of the queues' sizes, where it is not what the kernel says.
+    fn qp_cap(&self, qp: &Self::Qp, cap: ibv_qp_cap) -> ibv_qp_cap;
+
+    /// `ibv_set_ece` of a QP: `options` of the vendor `vendor_id`.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where there is none, `EINVAL` for another vendor's.
+    fn set_ece(&self, _qp: &Self::Qp, _vendor_id: u32, _options: u32) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// `ibv_query_ece`: vendor and options.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where there is none.
+    fn query_ece(&self, _qp: &Self::Qp) -> Result<(u32, u32), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Sends the modify_qp command, with what the family adds to it.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn modify_qp(
+        &self,
+        device: &Device,
+        qp: &Self::Qp,
+        command: &ModifyQp,
+        rate_limit: Option<u32>,
+    ) -> Result<(), Errno>;
 
     /// Creates an address handle.
     ///
@@ -354,8 +542,43 @@ pub trait Family: Sized + Send + Sync + 'static {
         attr: &AhAttr,
     ) -> Result<Created<Self::Ah>, Error>;
 
+    /// Whether the kernel has an object for an address handle.
+    fn ah_is_in_kernel(_ah: &Self::Ah) -> bool {
+        true
+    }
+
     /// The firmware version string of query_device, from the kernel's number.
     fn fw_ver(raw: u64) -> String;
+}
+
+bitflags::bitflags! {
+    /// Verbs that not every driver has: libibverbs answers `EOPNOTSUPP` for those a family leaves out.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Verbs: u32 {
+        /// `ibv_alloc_td`, `ibv_alloc_parent_domain`.
+        const THREAD_DOMAINS = 1 << 0;
+        /// `ibv_open_xrcd`, `ibv_open_qp`, `ibv_get_srq_num`.
+        const XRC = 1 << 1;
+        /// `ibv_alloc_null_mr`.
+        const NULL_MR = 1 << 2;
+        /// `ibv_query_rt_values_ex`.
+        const CLOCK = 1 << 3;
+        /// `ibv_query_port_speed`.
+        const PORT_SPEED = 1 << 5;
+        /// `ibv_set_ece`, `ibv_query_ece`.
+        const ECE = 1 << 4;
+    }
+}
+
+/// Parts of `ibv_device_attr_ex` that the driver tells, beside those of the core.
+#[derive(Debug, Clone, Copy, Default)]
+#[allow(missing_docs, reason = "named as in verbs.h")]
+pub struct DriverCaps {
+    pub max_tso: u32,
+    pub tso_qpts: u32,
+    pub rx_hash_fields_mask: u64,
+    pub rx_hash_function: u8,
+    pub packet_pacing: Option<ibv_packet_pacing_caps>,
 }
 
 /// An opened context of a family.

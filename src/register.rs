@@ -46,7 +46,8 @@ fn register(handle: Handle) {
     if REGISTERED.is_completed() {
         return;
     }
-    if config::init(secure()).families.is_empty() {
+    let families = config::init(secure()).families;
+    if families.is_empty() {
         return;
     }
     let Some(register) = detect::number(&handle).and_then(|number| handle.register_driver(number)) else {
@@ -57,10 +58,10 @@ fn register(handle: Handle) {
     // Kept, R4; a second handle, of a second thread, is one reference more to a library that stays anyway.
     let _ = LIBRARY.set(handle);
     REGISTERED.call_once(|| {
-        for ops in device::all() {
+        for ops in device::of(families) {
             log::debug!("registering for {}", device::name(ops));
             // SAFETY: libibverbs's own function, and tables that live as long as the process.
-            unsafe { register(*ops) };
+            unsafe { register(ops) };
         }
     });
 }

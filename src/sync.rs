@@ -6,7 +6,8 @@
 //!
 //! Invariants of [`SpinLock`]:
 //! - L1: `locked` is true from the moment one thread took it until that same verbs call chain released it.
-//! - L2: `value` is reached only by whoever made `locked` true (L1), so never by two threads at once.
+//! - L2: `value` is reached only by whoever made `locked` true (L1), so never by two threads at once; or, without locking, by
+//!   the one thread of which the maker of [`Locking::no`] gave its word.
 #![allow(
     unsafe_code,
     reason = "a lock is where exclusive access is made; std's guard cannot outlive a C call"
@@ -19,10 +20,30 @@ use core::sync::atomic::{AtomicBool, Ordering};
 /// Spins this often before it lets another thread run: a holder that was descheduled cannot be spun out.
 const SPINS_BEFORE_YIELD: u32 = 1 << 10;
 
+/// Whether a lock locks: a thread domain and a single-threaded CQ are the application's word that one thread uses the
+/// object, and their queues need none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Locking(bool);
+
+impl Locking {
+    /// It does.
+    pub const YES: Locking = Locking(true);
+
+    /// It does not.
+    ///
+    /// # Safety
+    /// Whoever uses the locks made with this keeps each of them to one thread at a time.
+    #[must_use]
+    pub const unsafe fn no() -> Locking {
+        Locking(false)
+    }
+}
+
 /// A byte-sized spin lock around `T`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SpinLock<T> {
     locked: AtomicBool,
+    locking: bool,
     value: UnsafeCell<T>,
 }
 
@@ -38,7 +59,12 @@ pub struct Guard<'a, T> {
 impl<T> SpinLock<T> {
     /// An open lock around `value`.
     pub const fn new(value: T) -> SpinLock<T> {
-        SpinLock { locked: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        SpinLock::with(Locking::YES, value)
+    }
+
+    /// An open lock around `value` that locks as `locking` says.
+    pub const fn with(locking: Locking, value: T) -> SpinLock<T> {
+        SpinLock { locked: AtomicBool::new(false), locking: locking.0, value: UnsafeCell::new(value) }
     }
 
     /// Takes the lock until the guard is dropped.
@@ -52,7 +78,7 @@ impl<T> SpinLock<T> {
     #[inline(always)]
     pub fn acquire(&self) {
         // ORDER: Acquire, partner is the Release store in `release`: what the last holder wrote is seen.
-        if self.locked.swap(true, Ordering::Acquire) {
+        if self.locking && self.locked.swap(true, Ordering::Acquire) {
             self.contended();
         }
     }
@@ -150,6 +176,15 @@ mod tests {
             }
         });
         assert_eq!(lock.lock().0, 80_000);
+    }
+
+    #[test]
+    fn without_locking_nothing_is_waited_for() {
+        // SAFETY: this thread alone.
+        let lock = SpinLock::with(unsafe { Locking::no() }, 1);
+        lock.acquire();
+        lock.acquire();
+        assert_eq!(*lock.lock(), 1);
     }
 
     #[test]

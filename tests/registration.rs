@@ -108,6 +108,8 @@ impl Bench {
             .env_clear()
             .env("SYSFS_PATH", self.sysfs(devices))
             .env("HOLDFAST_CONF", "/dev/null")
+            // One family, where a way does not say otherwise: who comes first does not depend on how many there are.
+            .env("HOLDFAST_FAMILIES", "rxe")
             .env("LD_PRELOAD", preload)
             .env("KEEP", "this = as it is")
             .envs(way.variables.iter().map(|(name, value)| (name, value)))
@@ -269,6 +271,22 @@ fn a_program_that_links_libmlx5_keeps_stock_for_mlx5_and_gets_ours_for_rxe() {
         seen.served(&["mlx5_0 mlx5"]);
         assert_eq!(seen.all("device"), stock.all("device"));
     }
+}
+
+#[test]
+fn by_default_mlx5_is_ours_too_whoever_links_libmlx5() {
+    if !wanted("libmlx5 taken") {
+        return;
+    }
+    let linked = BENCH.lister("taken/linked", &["-Wl,--no-as-needed", "-l:libmlx5.so.1", "-libverbs"]);
+    let plain = BENCH.lister("taken/plain", &["-libverbs"]);
+    for (program, way) in [(&linked, Way::preload()), (&plain, Way::plugin()), (&plain, Way::preload())] {
+        // Empty is as if it were not there.
+        let seen = BENCH.run(program, &[], &["rxe0", "mlx5_0"], &way.with("HOLDFAST_FAMILIES", ""));
+        seen.served(&["rxe0 holdfast-rxe", "mlx5_0 holdfast-mlx5"]);
+    }
+    let way = Way::preload().with("HOLDFAST_FAMILIES", "mlx5");
+    BENCH.run(&linked, &[], &["mlx5_0"], &way).served(&["mlx5_0 holdfast-mlx5"]);
 }
 
 #[test]

@@ -182,6 +182,39 @@ impl Probe for Handle {
     }
 }
 
+type ForkRange = unsafe extern "C" fn(*mut c_void, usize) -> c_int;
+
+/// `ibv_dontfork_range` and `ibv_dofork_range`, public functions of every release: they keep pages that a device uses from
+/// forked children once the program called `ibv_fork_init`, and count ranges that share a page. The default does nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ForkRanges {
+    dont: Option<ForkRange>,
+    r#do: Option<ForkRange>,
+}
+
+impl ForkRanges {
+    /// A forked child does not get these bytes.
+    ///
+    /// # Errors
+    /// The library's.
+    pub fn keep(self, start: NonNull<u8>, len: usize) -> Result<(), Errno> {
+        let Some(function) = self.dont else { return Ok(()) };
+        // SAFETY: H2; the range is not accessed, and what children get of it is all that changes.
+        match unsafe { function(start.as_ptr().cast(), len) } {
+            0 => Ok(()),
+            errno => Err(Errno::new(errno)),
+        }
+    }
+
+    /// Takes [`ForkRanges::keep`] back.
+    pub fn release(self, start: NonNull<u8>, len: usize) {
+        if let Some(function) = self.r#do {
+            // SAFETY: as above.
+            unsafe { function(start.as_ptr().cast(), len) };
+        }
+    }
+}
+
 /// What holdfast binds in a libibverbs.
 #[derive(Clone, Copy, Debug)]
 struct Functions {
@@ -368,6 +401,17 @@ impl Host {
         let context = self.verbs_context(context).as_ptr();
         // SAFETY: the caller's promises; the library reads as many words as its layout has operations, H3.
         unsafe { (self.functions.set_ops)(context, table.slots().as_ptr().cast()) };
+    }
+
+    /// What keeps a device's pages from forked children.
+    #[must_use]
+    pub fn fork_ranges(&self) -> ForkRanges {
+        let find = |symbol| {
+            let address = self.handle.symbol(symbol)?;
+            // SAFETY: H2, for its public prototype.
+            Some(unsafe { core::mem::transmute::<NonNull<c_void>, ForkRange>(address) })
+        };
+        ForkRanges { dont: find(c"ibv_dontfork_range"), r#do: find(c"ibv_dofork_range") }
     }
 
     /// `verbs_uninit_context`: frees libibverbs's part and closes `cmd_fd` and `async_fd` where they are not -1.

@@ -173,9 +173,9 @@ macro_rules! opaque {
 opaque! {
     ibv_alloc_dm_attr ibv_buf ibv_comp_cntr ibv_comp_cntr_caps ibv_comp_cntr_init_attr ibv_counter_attach_attr
     ibv_counters ibv_counters_init_attr ibv_dm ibv_dmah ibv_dmah_init_attr ibv_flow ibv_flow_action
-    ibv_flow_action_esp_attr ibv_flow_attr ibv_ops_wr ibv_qp_attach_comp_cntr_attr ibv_qp_open_attr
+    ibv_flow_action_esp_attr ibv_flow_attr ibv_ops_wr ibv_qp_attach_comp_cntr_attr
     ibv_qp_rate_limit_attr ibv_rwq_ind_table ibv_rwq_ind_table_init_attr ibv_wq ibv_wq_attr ibv_wq_init_attr
-    ibv_xrcd_init_attr verbs_xrcd
+    verbs_xrcd
     _compat_ibv_port_attr
 }
 
@@ -324,6 +324,13 @@ c_structs! { C_STRUCTS;
 
     pub struct ibv_xrcd [8] {
         0 => context: *mut ibv_context,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    pub struct ibv_xrcd_init_attr [12] {
+        0 => comp_mask: u32,
+        4 => fd: c_int,
+        8 => oflags: c_int,
     }
 
     /// Kept by value inside [`verbs_mr`]; `addr` and `length` are set by libibverbs after `reg_mr`.
@@ -586,6 +593,15 @@ c_structs! { C_STRUCTS;
         96 => rx_hash_conf: ibv_rx_hash_conf,
         120 => source_qpn: u32,
         128 => send_ops_flags: u64,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    pub struct ibv_qp_open_attr [32] {
+        0 => comp_mask: u32,
+        4 => qp_num: u32,
+        8 => xrcd: *mut ibv_xrcd,
+        16 => qp_context: *mut c_void,
+        24 => qp_type: u32,
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -1334,6 +1350,14 @@ c_consts! { C_CONSTS;
     IBV_PARENT_DOMAIN_INIT_ATTR_ALLOW_CC_UNPROTECTED_ALLOC newer = 1 << 2;
     // enum ibv_values_mask
     IBV_VALUES_MASK_RAW_CLOCK = 1 << 0;
+    // enum ibv_qp_open_attr_mask
+    IBV_QP_OPEN_ATTR_NUM = 1 << 0;
+    IBV_QP_OPEN_ATTR_XRCD = 1 << 1;
+    IBV_QP_OPEN_ATTR_CONTEXT = 1 << 2;
+    IBV_QP_OPEN_ATTR_TYPE = 1 << 3;
+    // enum ibv_xrcd_init_attr_mask
+    IBV_XRCD_INIT_ATTR_FD = 1 << 0;
+    IBV_XRCD_INIT_ATTR_OFLAGS = 1 << 1;
     // enum ibv_ops_wr_opcode
     IBV_WR_TAG_ADD = 0;
     IBV_WR_TAG_DEL = 1;

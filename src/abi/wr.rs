@@ -421,6 +421,41 @@ impl<'a> UserBytes<'a> {
         (UserBytes { len: mid, ..self }, rest)
     }
 
+    /// As [`Self::copy_to`], without the call of a `memcpy` for the sizes that inline messages mostly have.
+    ///
+    /// # Safety
+    /// As for [`Self::copy_to`].
+    #[inline(always)]
+    pub unsafe fn copy_small(self, dst: *mut u8) {
+        /// Two moves of the width of `T` that meet or overlap in the middle.
+        #[inline(always)]
+        unsafe fn ends<T: Copy>(from: *const u8, to: *mut u8, len: usize) {
+            let last = len - size_of::<T>();
+            // SAFETY: the caller's word: at least one `T` within both.
+            let head = unsafe { from.cast::<T>().read_unaligned() };
+            // SAFETY: as above.
+            let tail_at = unsafe { from.add(last) };
+            // SAFETY: as above.
+            let tail = unsafe { tail_at.cast::<T>().read_unaligned() };
+            // SAFETY: as above.
+            unsafe { to.cast::<T>().write_unaligned(head) };
+            // SAFETY: as above.
+            let to_tail = unsafe { to.add(last) };
+            // SAFETY: as above.
+            unsafe { to_tail.cast::<T>().write_unaligned(tail) };
+        }
+        match self.len {
+            // SAFETY: `len` is between once and twice the width; U1 and the caller's promise.
+            8..=16 => unsafe { ends::<u64>(self.ptr, dst, self.len) },
+            // SAFETY: as above.
+            17..=32 => unsafe { ends::<[u64; 2]>(self.ptr, dst, self.len) },
+            // SAFETY: as above.
+            33..=64 => unsafe { ends::<[u64; 4]>(self.ptr, dst, self.len) },
+            // SAFETY: the caller's promise.
+            _ => unsafe { self.copy_to(dst) },
+        }
+    }
+
     /// Copies all of them to `dst`.
     ///
     /// # Safety

@@ -180,7 +180,43 @@ impl CompletionQueue for Cq {
         self.publish();
     }
 
-    fn current(&self) -> &ibv_wc {
-        &self.current
+    fn opcode(&self) -> u32 {
+        self.current.opcode
+    }
+
+    fn vendor_err(&self) -> u32 {
+        self.current.vendor_err
+    }
+
+    fn byte_len(&self) -> u32 {
+        self.current.byte_len
+    }
+
+    fn imm_data(&self) -> u32 {
+        self.current.imm_data
+    }
+
+    fn qp_num(&self) -> u32 {
+        self.current.qp_num
+    }
+
+    fn src_qp(&self) -> u32 {
+        self.current.src_qp
+    }
+
+    fn wc_flags(&self) -> u32 {
+        self.current.wc_flags
+    }
+
+    fn slid(&self) -> u32 {
+        u32::from(self.current.slid)
+    }
+
+    fn sl(&self) -> u8 {
+        self.current.sl
+    }
+
+    fn dlid_path_bits(&self) -> u8 {
+        self.current.dlid_path_bits
     }
 }

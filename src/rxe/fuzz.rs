@@ -45,7 +45,7 @@ pub fn fuzz_cq(data: &[u8]) {
             known(head);
             while let Ok(head) = cq.next() {
                 known(head);
-                if cq.current().wr_id % 3 == 0 {
+                if head.wr_id % 3 == 0 {
                     break;
                 }
             }

@@ -14,14 +14,18 @@ mod tests;
 
 use std::sync::OnceLock;
 
+use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
-use crate::family::{CqRequest, Created, Device, Family, Opened, QpRequest, SrqRequest};
+use crate::family::{
+    self, Attached, CqRequest, Created, CreatedCq, Device, DriverCaps, Family, Opened, QpRequest, SrqRequest,
+    Verbs,
+};
 use crate::hw::shared_queue::{Geometry, SharedQueue, Slot};
 use crate::log;
 use crate::sync::SpinLock;
 use crate::uapi::sys::{self, Prot};
-use crate::uapi::wire::{AhAttr, QpCap};
+use crate::uapi::wire::{AhAttr, ExModifyQp, ExQueryDeviceResp, ModifyQp, QpCap};
 use crate::uapi::{self, CmdFd, DriverId, Handle, Udata, rxe as wire};
 
 pub use ah::Ah;
@@ -69,6 +73,18 @@ const CAP_FLUSH_GLOBAL: u64 = 1 << 38;
 const CAP_FLUSH_PERSISTENT: u64 = 1 << 39;
 const CAP_ATOMIC_WRITE: u64 = 1 << 40;
 
+/// Arms a CQ by a command: the queue itself has no place for it.
+#[derive(Debug)]
+pub struct Arm;
+
+impl family::Arm for Arm {
+    fn arm(&self, fd: CmdFd, handle: Handle, solicited_only: bool) -> Result<(), Errno> {
+        uapi::cq::req_notify(fd, handle, solicited_only)
+    }
+
+    fn event(&self) {}
+}
+
 /// soft-RoCE.
 #[derive(Debug)]
 pub struct Rxe {
@@ -97,12 +113,18 @@ impl Family for Rxe {
     const CQ_COMP_MASK: u32 = IBV_CQ_INIT_ATTR_MASK_FLAGS;
     // A hint that one thread polls; the lock costs too little beside rxe's system calls to make a second path.
     const CQ_FLAGS: u32 = IBV_CREATE_CQ_ATTR_SINGLE_THREADED;
+    const QP_TYPES: &'static [u32] = &[IBV_QPT_RC, IBV_QPT_UC, IBV_QPT_UD];
+    const VERBS: Verbs = Verbs::empty();
     type Cq = Cq;
+    type Arm = Arm;
+    type Pd = ();
+    type Td = ();
     type Qp = Qp;
     type Srq = Srq;
     type Ah = Ah;
 
-    fn open(fd: CmdFd) -> Result<Opened<Rxe>, Error> {
+    // The queues are the kernel's memory, which a fork leaves as it is.
+    fn open(fd: CmdFd, _fork: ForkRanges) -> Result<Opened<Rxe>, Error> {
         let context = uapi::device::get_context(fd, Udata::none()).step("get the context")?;
         Ok(Opened {
             family: Rxe { caps: OnceLock::new() },
@@ -111,7 +133,27 @@ impl Family for Rxe {
         })
     }
 
-    fn create_cq(&self, device: &Device, request: &CqRequest) -> Result<(Created<Cq>, u32), Error> {
+    fn query_device_ex(&self, device: &Device) -> Result<(ExQueryDeviceResp, DriverCaps), Errno> {
+        uapi::device::query_device_ex(device.fd, Udata::none()).map(|resp| (resp, DriverCaps::default()))
+    }
+
+    fn alloc_pd(&self, device: &Device) -> Result<Created<()>, Error> {
+        let handle = uapi::pd::alloc(device.fd, Udata::none()).step("allocate the PD")?;
+        Ok(Created { handle, object: () })
+    }
+
+    fn parent_domain(&self, (): &(), _td: Option<&()>) {}
+
+    // The lock costs too little beside rxe's system calls to go without.
+    fn is_single_threaded(&self, _pd: Option<&()>) -> bool {
+        false
+    }
+
+    fn alloc_td(&self, _device: &Device) -> Result<(), Error> {
+        Err(Error::new("allocate a thread domain", Errno::EOPNOTSUPP))
+    }
+
+    fn create_cq(&self, device: &Device, request: &CqRequest) -> Result<CreatedCq<Rxe>, Error> {
         let create = uapi::cq::Create {
             cqe: request.cqe,
             user_handle: request.user_handle,
@@ -124,7 +166,7 @@ impl Family for Rxe {
         let made = uapi::cq::create(device.fd, &create, Udata::output(&mut resp)).step("create the CQ")?;
         let object =
             Cq::map(device.fd, resp.mi).inspect_err(|_| undo(uapi::cq::destroy(device.fd, made.handle)))?;
-        Ok((Created { handle: made.handle, object }, made.cqe))
+        Ok(CreatedCq { handle: made.handle, queue: object, arm: Arm, cqe: made.cqe })
     }
 
     fn resize_cq(&self, device: &Device, cq: &mut Cq, handle: Handle, cqe: u32) -> Result<u32, Error> {
@@ -134,7 +176,15 @@ impl Family for Rxe {
         Ok(cqe)
     }
 
-    fn create_srq(&self, device: &Device, request: &mut SrqRequest) -> Result<(Created<Srq>, u32), Error> {
+    fn create_srq(
+        &self,
+        device: &Device,
+        request: &mut SrqRequest,
+        _cq: Option<&SpinLock<Cq>>,
+    ) -> Result<(Created<Srq>, u32), Error> {
+        if request.xrc.is_some() {
+            return Err(Error::new("check the SRQ's type", Errno::EOPNOTSUPP));
+        }
         let create = uapi::srq::Create {
             pd: request.pd,
             srq_type: uapi::srq::Type::Basic,
@@ -151,6 +201,8 @@ impl Family for Rxe {
         (request.max_wr, request.max_sge) = (made.max_wr, made.max_sge);
         Ok((Created { handle: made.handle, object: Srq { rq: SpinLock::new(rq) } }, resp.srq_num))
     }
+
+    fn srq_destroyed(&self, _srq: &Srq, _cq: Option<&SpinLock<Cq>>) {}
 
     fn modify_srq(
         &self,
@@ -187,7 +239,12 @@ impl Family for Rxe {
         flags
     }
 
-    fn create_qp(&self, device: &Device, request: &mut QpRequest) -> Result<(Created<Qp>, u32), Error> {
+    fn create_qp(
+        &self,
+        device: &Device,
+        request: &mut QpRequest,
+        _attached: &Attached<'_, Rxe>,
+    ) -> Result<(Created<Qp>, u32), Error> {
         let cap = request.cap;
         let create = uapi::qp::Create {
             qp_type: request.qp_type,
@@ -200,10 +257,10 @@ impl Family for Rxe {
                 max_inline_data: cap.max_inline_data,
             },
             create_flags: if request.sq_sig_all { uapi::qp::CREATE_SQ_SIG_ALL } else { 0 },
-            pd: Some(request.pd),
+            pd: request.pd,
             srq: request.srq,
-            send_cq: Some(request.send_cq),
-            recv_cq: Some(request.recv_cq),
+            send_cq: request.send_cq,
+            recv_cq: request.recv_cq,
             event_fd: Some(device.async_fd),
             ..Default::default()
         };
@@ -220,6 +277,32 @@ impl Family for Rxe {
             .inspect_err(|_| undo(uapi::qp::destroy(device.fd, made.handle)))?;
         request.cap = cap;
         Ok((Created { handle: made.handle, object }, made.qp_num))
+    }
+
+    fn qp_entered(&self, qp: &Qp, state: u32, _attached: &Attached<'_, Rxe>) {
+        qp.entered(state);
+    }
+
+    fn qp_destroyed(&self, _qp: &Qp, _attached: &Attached<'_, Rxe>) {}
+
+    fn qp_cap(&self, _qp: &Qp, cap: ibv_qp_cap) -> ibv_qp_cap {
+        cap
+    }
+
+    fn modify_qp(
+        &self,
+        device: &Device,
+        _qp: &Qp,
+        command: &ModifyQp,
+        rate_limit: Option<u32>,
+    ) -> Result<(), Errno> {
+        match rate_limit {
+            Some(rate_limit) => {
+                let command = ExModifyQp { base: *command, rate_limit, reserved: 0 };
+                uapi::qp::modify_ex(device.fd, &command, Udata::none())
+            }
+            None => uapi::qp::modify(device.fd, command, Udata::none()),
+        }
     }
 
     fn create_ah(

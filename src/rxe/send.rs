@@ -270,7 +270,7 @@ impl SendQueue {
                 }
                 let bind = wr.bind_mw();
                 SendOp::BindMw {
-                    mw_rkey: objects.mw_rkey(bind.mw).ok_or(Errno::EINVAL)?,
+                    mw_rkey: objects.mw(bind.mw).ok_or(Errno::EINVAL)?.0,
                     rkey: bind.rkey,
                     addr: bind.bind_info.addr,
                     length: bind.bind_info.length,
@@ -399,6 +399,10 @@ impl SendBuilder for SendQueue {
         });
     }
 
+    fn set_xrc_srqn(&mut self, _remote_srqn: u32) {
+        self.refuse(Errno::EINVAL);
+    }
+
     fn refuse(&mut self, errno: Errno) {
         self.failed.get_or_insert(errno);
     }
@@ -466,6 +470,12 @@ impl Qp {
         Ok(Qp { fd, handle, state: AtomicU32::new(IBV_QPS_RESET), sq: SpinLock::new(sq), rq })
     }
 
+    /// The QP is in `state` now.
+    pub(super) fn entered(&self, state: u32) {
+        // ORDER: Relaxed, see `state`.
+        self.state.store(state, Ordering::Relaxed);
+    }
+
     fn state(&self) -> u32 {
         // ORDER: Relaxed: a post that races with a modify may see either state, as with hardware.
         self.state.load(Ordering::Relaxed)
@@ -528,10 +538,5 @@ impl QueuePair for Qp {
 
     fn set_ud_addr(sq: &mut SendQueue, ah: &Ah, remote_qpn: u32, remote_qkey: u32) {
         sq.set(|slot| slot.put(WR_UNION, &SendQueue::ud(ah, remote_qpn, remote_qkey)));
-    }
-
-    fn entered(&self, state: u32) {
-        // ORDER: Relaxed, see `state`.
-        self.state.store(state, Ordering::Relaxed);
     }
 }

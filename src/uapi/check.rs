@@ -2,19 +2,20 @@
 //! same program made of them (`tests/data/uapi`).
 
 use super::event::EventType;
-use super::{DriverId, cq, device, ids, qp, rwq_ind_table, rxe, srq, sys, wire};
+use super::{DriverId, cq, device, ids, mlx5, qp, rwq_ind_table, rxe, srq, sys, wire};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
 /// Every struct we lay out.
 fn layouts() -> impl Iterator<Item = &'static wire::Layout> {
-    wire::LAYOUTS.iter().chain(rxe::LAYOUTS).chain(rxe::WR_LAYOUTS)
+    wire::LAYOUTS.iter().chain(rxe::LAYOUTS).chain(rxe::WR_LAYOUTS).chain(mlx5::LAYOUTS)
 }
 
 /// Every number we send or compare with. Those of verbs.h are the ones that the kernel's own `ib_verbs.h` repeats.
 fn numbers() -> Vec<(&'static str, u64)> {
-    let tables = [ids::OBJECTS, ids::METHODS, ids::ATTRS, ids::WRITE_CMDS];
+    let tables =
+        [ids::OBJECTS, ids::METHODS, ids::ATTRS, ids::WRITE_CMDS, ids::MLX5_METHODS, ids::MLX5_ATTRS];
     let tables = tables.into_iter().flatten().map(|number| (number.name, number.value));
     let events = [
         ("IBV_EVENT_CQ_ERR", EventType::CQ_ERR),
@@ -43,6 +44,32 @@ fn numbers() -> Vec<(&'static str, u64)> {
         ("UVERBS_ATTR_F_MANDATORY", u32::from(sys::MANDATORY)),
         ("UVERBS_ATTR_F_VALID_OUTPUT", u32::from(sys::VALID_OUTPUT)),
         ("MLX5_IB_ATTR_QUERY_CONTEXT_RESP_UCTX", u32::from(ids::QUERY_CONTEXT_RESP_UCTX.0)),
+        ("MLX5_IB_OBJECT_UAR", u32::from(ids::OBJECT_UAR)),
+        ("MLX5_LIB_CAP_4K_UAR", mlx5::LIB_CAP_4K_UAR as u32),
+        ("MLX5_LIB_CAP_DYN_UAR", mlx5::LIB_CAP_DYN_UAR as u32),
+        ("MLX5_IB_ALLOC_UCTX_DEVX", mlx5::ALLOC_UCTX_DEVX),
+        ("MLX5_IB_ALLOC_UCONTEXT_RESP_MASK_CORE_CLOCK_OFFSET", mlx5::RESP_MASK_CORE_CLOCK_OFFSET),
+        ("MLX5_IB_ALLOC_UCONTEXT_RESP_MASK_DUMP_FILL_MKEY", mlx5::RESP_MASK_DUMP_FILL_MKEY),
+        ("MLX5_IB_ALLOC_UCONTEXT_RESP_MASK_ECE", mlx5::RESP_MASK_ECE),
+        ("MLX5_IB_ALLOC_UCONTEXT_RESP_MASK_REAL_TIME_TS", mlx5::RESP_MASK_REAL_TIME_TS),
+        ("MLX5_USER_CMDS_SUPP_UHW_QUERY_DEVICE", u32::from(mlx5::UHW_QUERY_DEVICE)),
+        ("MLX5_USER_CMDS_SUPP_UHW_CREATE_AH", u32::from(mlx5::UHW_CREATE_AH)),
+        ("MLX5_USER_INLINE_MODE_NONE", u32::from(mlx5::INLINE_MODE_NONE)),
+        ("MLX5_QP_FLAG_SIGNATURE", mlx5::QP_FLAG_SIGNATURE),
+        ("MLX5_QP_FLAG_SCATTER_CQE", mlx5::QP_FLAG_SCATTER_CQE),
+        ("MLX5_QP_FLAG_BFREG_INDEX", mlx5::QP_FLAG_BFREG_INDEX),
+        ("MLX5_QP_FLAG_UAR_PAGE_INDEX", mlx5::QP_FLAG_UAR_PAGE_INDEX),
+        ("MLX5_IB_CREATE_CQ_FLAGS_UAR_PAGE_INDEX", u32::from(mlx5::CREATE_CQ_FLAGS_UAR_PAGE_INDEX)),
+        ("MLX5_IB_CREATE_CQ_FLAGS_REAL_TIME_TS", u32::from(mlx5::CREATE_CQ_FLAGS_REAL_TIME_TS)),
+        ("MLX5_IB_MMAP_REGULAR_PAGE", mlx5::MMAP_REGULAR_PAGE as u32),
+        ("MLX5_IB_MMAP_NC_PAGE", mlx5::MMAP_NC_PAGE as u32),
+        ("MLX5_IB_MMAP_CORE_CLOCK", mlx5::MMAP_CORE_CLOCK as u32),
+        ("MLX5_IB_MMAP_CLOCK_INFO", mlx5::MMAP_CLOCK_INFO as u32),
+        ("MLX5_IB_MMAP_DEVICE_MEM", mlx5::MMAP_DEVICE_MEM as u32),
+        ("MLX5_IB_CLOCK_INFO_V1", mlx5::CLOCK_INFO_V1),
+        ("MLX5_IB_CLOCK_INFO_KERNEL_UPDATING", mlx5::CLOCK_INFO_KERNEL_UPDATING),
+        ("MLX5_IB_UAPI_UAR_ALLOC_TYPE_BF", mlx5::UAR_ALLOC_TYPE_BF as u32),
+        ("MLX5_IB_UAPI_UAR_ALLOC_TYPE_NC", mlx5::UAR_ALLOC_TYPE_NC as u32),
         ("RDMA_DRIVER_MLX5", DriverId::MLX5.0),
         ("RDMA_DRIVER_RXE", DriverId::RXE.0),
         ("IB_UVERBS_CQ_FLAGS_TIMESTAMP_COMPLETION", cq::TIMESTAMP_COMPLETION),
@@ -67,6 +94,16 @@ fn numbers() -> Vec<(&'static str, u64)> {
         .collect()
 }
 
+/// Those that only the newest headers have.
+fn newer_numbers(newest: bool) -> impl Iterator<Item = (&'static str, u64)> {
+    let numbers = [
+        ("UVERBS_METHOD_QUERY_PORT_SPEED", ids::QUERY_PORT_SPEED.method),
+        ("UVERBS_ATTR_QUERY_PORT_SPEED_PORT_NUM", ids::QUERY_PORT_SPEED_PORT_NUM.0),
+        ("UVERBS_ATTR_QUERY_PORT_SPEED_RESP", ids::QUERY_PORT_SPEED_RESP.0),
+    ];
+    numbers.into_iter().filter(move |_| newest).map(|(name, value)| (name, u64::from(value)))
+}
+
 /// A field as C spells it, unless it is padding that C does not name.
 fn c_field(name: &'static str) -> Option<&'static str> {
     let name = name.trim_start_matches("r#");
@@ -84,7 +121,7 @@ fn believed(newest: bool) -> String {
             }
         }
     }
-    for (name, value) in numbers() {
+    for (name, value) in numbers().into_iter().chain(newer_numbers(newest)) {
         writeln!(facts, "{name} = {value}").unwrap();
     }
     facts
@@ -96,7 +133,8 @@ fn program(newest: bool) -> String {
         "#include <stddef.h>\n#include <stdio.h>\n#include <rdma/ib_user_verbs.h>\n\
          #include <rdma/ib_user_ioctl_verbs.h>\n#include <rdma/ib_user_ioctl_cmds.h>\n\
          #include <rdma/rdma_user_ioctl_cmds.h>\n#include <rdma/rdma_user_rxe.h>\n\
-         #include <rdma/mlx5_user_ioctl_cmds.h>\n#include <infiniband/verbs.h>\nint main(void) {\n",
+         #include <rdma/mlx5_user_ioctl_cmds.h>\n\
+         #include <rdma/mlx5_user_ioctl_verbs.h>\n#include <rdma/mlx5-abi.h>\n#include <infiniband/verbs.h>\nint main(void) {\n",
     );
     for layout in layouts().filter(|layout| newest || layout.since.is_none()) {
         let name = layout.name;
@@ -113,7 +151,7 @@ fn program(newest: bool) -> String {
             .unwrap();
         }
     }
-    for (name, _) in numbers() {
+    for (name, _) in numbers().into_iter().chain(newer_numbers(newest)) {
         writeln!(c, "printf(\"{name} = %llu\\n\", (unsigned long long)({name}));").unwrap();
     }
     c.push_str("return 0; }\n");

@@ -124,3 +124,16 @@ pub fn query_gid_table(cmd: CmdFd, entries: &mut [GidEntry]) -> Result<usize, Er
         .call(cmd)?;
     usize::try_from(num_entries).ok().filter(|n| *n <= room).ok_or(Errno::EPROTO)
 }
+
+/// `ibv_query_port_speed`, in units of 100 Mb/s. Newer kernels (7.2 has it, 6.12 not).
+///
+/// # Errors
+/// The kernel's; `EPROTO`.
+pub fn query_port_speed(cmd: CmdFd, port_num: u32) -> Result<u64, Errno> {
+    let mut speed = 0_u64;
+    Command::new(ids::QUERY_PORT_SPEED)
+        .constant(ids::QUERY_PORT_SPEED_PORT_NUM, u64::from(port_num))
+        .expect_output(ids::QUERY_PORT_SPEED_RESP, &mut speed)
+        .call(cmd)?;
+    Ok(speed)
+}

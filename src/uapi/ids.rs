@@ -233,6 +233,33 @@ attrs! {
 /// `MLX5_IB_ATTR_QUERY_CONTEXT_RESP_UCTX`: of [`QUERY_CONTEXT`], in the driver's own number space.
 pub const QUERY_CONTEXT_RESP_UCTX: Out = Out(0x1000);
 
+/// `UVERBS_METHOD_QUERY_PORT_SPEED`; newer kernels (7.2 has it, 6.12 not).
+pub const QUERY_PORT_SPEED: Method = Method { object: object::DEVICE, method: 7 };
+/// `UVERBS_ATTR_QUERY_PORT_SPEED_PORT_NUM`.
+pub const QUERY_PORT_SPEED_PORT_NUM: Const = Const(0);
+/// `UVERBS_ATTR_QUERY_PORT_SPEED_RESP`.
+pub const QUERY_PORT_SPEED_RESP: Out = Out(1);
+
+/// `MLX5_IB_OBJECT_UAR`.
+pub const OBJECT_UAR: u16 = 0x1008;
+
+numbers! { MLX5_METHODS, "MLX5_IB_METHOD_";
+    UAR_OBJ_ALLOC: Method = Method { object: OBJECT_UAR, method: 0x1000 }, 0x1000;
+    UAR_OBJ_DESTROY: Method = Method { object: OBJECT_UAR, method: 0x1001 }, 0x1001;
+}
+
+numbers! { MLX5_ATTRS, "MLX5_IB_ATTR_";
+    UAR_OBJ_ALLOC_HANDLE: NewIdr = NewIdr(0x1000), 0x1000;
+    UAR_OBJ_ALLOC_TYPE: Const = Const(0x1001), 0x1001;
+    UAR_OBJ_ALLOC_MMAP_OFFSET: Out = Out(0x1002), 0x1002;
+    UAR_OBJ_ALLOC_MMAP_LENGTH: Out = Out(0x1003), 0x1003;
+    UAR_OBJ_ALLOC_PAGE_ID: Out = Out(0x1004), 0x1004;
+    UAR_OBJ_DESTROY_HANDLE: Idr = Idr(0x1000), 0x1000;
+    ALLOC_DM_RESP_START_OFFSET: Out = Out(0x1000), 0x1000;
+    ALLOC_DM_RESP_PAGE_INDEX: Out = Out(0x1001), 0x1001;
+    ALLOC_DM_REQ_TYPE: Const = Const(0x1002), 0x1002;
+}
+
 macro_rules! write_cmds {
     ({ $($name:ident = $value:literal;)* } { $($ex:ident = $ex_value:literal;)* }) => {
         /// Commands of the write form; those called `EX_` carry `IB_USER_VERBS_CMD_FLAG_EXTENDED`.

@@ -32,6 +32,7 @@ pub mod flow;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod ids;
+pub mod mlx5;
 pub mod mr;
 pub mod mw;
 pub mod pd;

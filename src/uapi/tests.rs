@@ -1080,3 +1080,52 @@ fn a_call_that_never_came_fails_loudly() {
     let kernel = Kernel::scripted();
     kernel.ioctl(ids::CQ_DESTROY, |_| Ok(()));
 }
+
+#[test]
+fn a_uar_is_a_page_of_its_type() {
+    let kernel = Kernel::scripted();
+    kernel.ioctl(ids::UAR_OBJ_ALLOC, |io| {
+        has_only(io, &[0x1000, 0x1001, 0x1002, 0x1003, 0x1004]);
+        assert_eq!(io.constant(ids::UAR_OBJ_ALLOC_TYPE), mlx5::UAR_ALLOC_TYPE_NC);
+        io.set_handle(ids::UAR_OBJ_ALLOC_HANDLE, 5);
+        io.answer(ids::UAR_OBJ_ALLOC_MMAP_OFFSET, &0x7000_u64);
+        io.answer(ids::UAR_OBJ_ALLOC_MMAP_LENGTH, &4096_u32);
+        io.answer(ids::UAR_OBJ_ALLOC_PAGE_ID, &9_u32);
+        Ok(())
+    });
+    let uar = mlx5::Uar { handle: Handle(5), mmap_offset: 0x7000, length: 4096, page_id: 9 };
+    assert_eq!(mlx5::alloc_uar(CMD, mlx5::UAR_ALLOC_TYPE_NC), Ok(uar));
+    // A page without a number cannot be used.
+    kernel.ioctl(ids::UAR_OBJ_ALLOC, |io| {
+        io.set_handle(ids::UAR_OBJ_ALLOC_HANDLE, 5);
+        Ok(())
+    });
+    assert_eq!(mlx5::alloc_uar(CMD, mlx5::UAR_ALLOC_TYPE_BF), Err(Errno::EPROTO));
+    kernel.ioctl(ids::UAR_OBJ_DESTROY, |io| {
+        has_only(io, &[0x1000]);
+        assert_eq!(io.handle(ids::UAR_OBJ_DESTROY_HANDLE), H);
+        Ok(())
+    });
+    assert_eq!(mlx5::free_uar(CMD, H), Ok(()));
+}
+
+#[test]
+fn an_mmap_offset_is_a_command_and_an_index_in_pages() {
+    assert_eq!(mlx5::mmap_offset(mlx5::MMAP_NC_PAGE, 2, 4096), 0x302 << 12);
+    assert_eq!(mlx5::mmap_offset(mlx5::MMAP_CORE_CLOCK, 0, 4096), 0x500 << 12);
+    assert_eq!(mlx5::mmap_offset(mlx5::MMAP_REGULAR_PAGE, 0x1ff, 4096), 0x1_00ff << 12);
+}
+
+#[test]
+fn query_port_speed() {
+    let kernel = Kernel::scripted();
+    kernel.ioctl(ids::QUERY_PORT_SPEED, |io| {
+        has_only(io, &[0, 1]);
+        assert_eq!(io.constant(ids::QUERY_PORT_SPEED_PORT_NUM), 2);
+        io.answer(ids::QUERY_PORT_SPEED_RESP, &500_u64);
+        Ok(())
+    });
+    assert_eq!(device::query_port_speed(CMD, 2), Ok(500));
+    kernel.ioctl(ids::QUERY_PORT_SPEED, |_| Err(Errno::EPROTONOSUPPORT));
+    assert_eq!(device::query_port_speed(CMD, 2), Err(Errno::EPROTONOSUPPORT));
+}

@@ -3,6 +3,7 @@
 use libc::{c_char, c_int};
 
 use crate::abi::public::*;
+use crate::family::DriverCaps;
 use crate::uapi::Handle;
 use crate::uapi::wire;
 
@@ -263,7 +264,11 @@ pub(crate) fn device_attr(resp: &wire::QueryDeviceResp, fw_ver: &str) -> ibv_dev
 }
 
 /// The extended part of a device: what `resp` left out is 0 there and so here.
-pub(crate) fn device_attr_ex(resp: &wire::ExQueryDeviceResp, fw_ver: &str) -> ibv_device_attr_ex {
+pub(crate) fn device_attr_ex(
+    resp: &wire::ExQueryDeviceResp,
+    caps: &DriverCaps,
+    fw_ver: &str,
+) -> ibv_device_attr_ex {
     let mut attr = ibv_device_attr_ex::zeroed();
     attr.orig_attr = device_attr(&resp.base, fw_ver);
     attr.odp_caps.general_caps = resp.odp_caps.general_caps;
@@ -286,6 +291,13 @@ pub(crate) fn device_attr_ex(resp: &wire::ExQueryDeviceResp, fw_ver: &str) -> ib
     attr.cq_mod_caps.max_cq_period = resp.cq_moderation_caps.max_cq_moderation_period;
     attr.max_dm_size = resp.max_dm_size;
     attr.xrc_odp_caps = resp.xrc_odp_caps;
+    attr.tso_caps.max_tso = caps.max_tso;
+    attr.tso_caps.supported_qpts = caps.tso_qpts;
+    attr.rss_caps.rx_hash_fields_mask = caps.rx_hash_fields_mask;
+    attr.rss_caps.rx_hash_function = caps.rx_hash_function;
+    if let Some(pacing) = caps.packet_pacing {
+        attr.packet_pacing_caps = pacing;
+    }
     attr.phys_port_cnt_ex = u32::from(resp.base.phys_port_cnt);
     attr
 }

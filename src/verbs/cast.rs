@@ -149,9 +149,14 @@ impl<'a, F: Family> Objects<'a, F::Ah> for WrObjects<F> {
     }
 
     #[inline]
-    fn mw_rkey(self, mw: *mut ibv_mw) -> Option<u32> {
+    fn mw(self, mw: *mut ibv_mw) -> Option<(u32, u32)> {
+        if mw.is_null() {
+            return None;
+        }
         // SAFETY: the word given to `new`; a single field is read.
-        (!mw.is_null()).then(|| unsafe { (*mw).rkey })
+        let rkey = unsafe { (*mw).rkey };
+        // SAFETY: as above.
+        Some((rkey, unsafe { (*mw).type_ }))
     }
 
     #[inline]

@@ -182,7 +182,7 @@ unsafe fn fill<F: Family>(
     mut wrapper: NonNull<Wrapper<Context<F>>>,
     fd: CmdFd,
 ) -> Result<(), Error> {
-    let Opened { family, num_comp_vectors, core_support } = F::open(fd)?;
+    let Opened { family, num_comp_vectors, core_support } = F::open(fd, host.fork_ranges())?;
     let (application, events, removal) = open_files(fd)?;
     // SAFETY: libibverbs's own device.
     let name: *const [c_char; 64] = unsafe { &raw const (*device).name };

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
 
 use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{c_int, c_uint};
 
@@ -11,8 +12,8 @@ use super::memory::cx_of;
 use super::{events, guard};
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
-use crate::family::{CompletionQueue as _, CqRequest, Family};
-use crate::sync::SpinLock;
+use crate::family::{Arm as _, CompletionQueue as _, CqRequest, Family};
+use crate::sync::{Locking, SpinLock};
 use crate::uapi::{self, CmdFd, Handle};
 
 /// Our part of a CQ.
@@ -21,6 +22,47 @@ pub(crate) struct Cq<F: Family> {
     fd: CmdFd,
     handle: Handle,
     queue: SpinLock<F::Cq>,
+    arm: F::Arm,
+    /// The application, until it destroys the CQ, and each QP and SRQ that completes here. A kernel that has lost its device
+    /// lets the CQ be destroyed before them; its memory stays until they are gone too.
+    users: AtomicU32,
+}
+
+/// One more QP or SRQ completes to `cq`, which may be NULL.
+///
+/// # Safety
+/// `cq` is NULL or a live CQ of family `F`.
+pub(crate) unsafe fn hold<F: Family>(cq: *mut ibv_cq) {
+    if !cq.is_null() {
+        // ORDER: Relaxed: the caller has the CQ, so the count is not 0.
+        // SAFETY: the caller's word.
+        unsafe { ours::<F>(cq) }.users.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// One user less of `cq`, which may be NULL; the last one frees it.
+///
+/// # Safety
+/// `cq` is NULL or a CQ of family `F` that the caller is a user of, for the last time.
+pub(crate) unsafe fn release<F: Family>(cq: *mut ibv_cq) {
+    if cq.is_null() {
+        return;
+    }
+    // ORDER: AcqRel: the last user sees what the others did.
+    // SAFETY: the caller's word.
+    if unsafe { ours::<F>(cq) }.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+        // SAFETY: nobody is left to use it.
+        unsafe { cast::free::<ibv_cq_ex, Cq<F>>(cq.cast()) };
+    }
+}
+
+/// The family's part of the CQ at `cq`; none for NULL.
+///
+/// # Safety
+/// `cq` is NULL or a live CQ of family `F` during `'a`.
+pub(crate) unsafe fn queue_of<'a, F: Family>(cq: *mut ibv_cq) -> Option<&'a SpinLock<F::Cq>> {
+    // SAFETY: the caller's word.
+    (!cq.is_null()).then(|| &unsafe { ours::<F>(cq) }.queue)
 }
 
 #[inline(always)]
@@ -39,19 +81,27 @@ unsafe fn create<F: Family>(
     let fresh = Fresh::<ibv_cq_ex, Cq<F>>::new()?;
     let head = fresh.head();
     let request = CqRequest { user_handle: fresh.user_handle(), ..request };
-    let (created, cqe) = cx.family.create_cq(&cx.device, &request)?;
+    let created = cx.family.create_cq(&cx.device, &request)?;
     // SAFETY: ours until `finish`.
     unsafe { (*head).context = context };
     // SAFETY: as above.
     unsafe { (*head).handle = created.handle.0 };
     // SAFETY: as above.
-    unsafe { (*head).cqe = cqe.try_into().unwrap_or(c_int::MAX) };
+    unsafe { (*head).cqe = created.cqe.try_into().unwrap_or(c_int::MAX) };
     if extended {
         // SAFETY: as above; nobody else has the address.
         set_reads::<F>(unsafe { &mut *head }, request.wc_flags);
     }
-    let head =
-        fresh.finish(Cq { fd: cx.device.fd, handle: created.handle, queue: SpinLock::new(created.object) });
+    let single = request.flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0;
+    let locking = if single || cx.family.is_single_threaded(None) {
+        // SAFETY: the application's word, by this flag or by the family's own setting, that one thread uses the CQ.
+        unsafe { Locking::no() }
+    } else {
+        Locking::YES
+    };
+    let (queue, arm) = (SpinLock::with(locking, created.queue), created.arm);
+    let users = AtomicU32::new(1);
+    let head = fresh.finish(Cq { fd: cx.device.fd, handle: created.handle, queue, arm, users });
     cx.add(Kind::Cq, head);
     Ok(head)
 }
@@ -180,7 +230,7 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
         }
         cx.remove(Kind::Cq, cq);
         // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
-        unsafe { cast::free::<ibv_cq_ex, Cq<F>>(cq.cast()) };
+        unsafe { release::<F>(cq) };
         Ok(())
     })
 }
@@ -192,13 +242,22 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
 pub(crate) unsafe extern "C" fn req_notify_cq<F: Family>(cq: *mut ibv_cq, solicited_only: c_int) -> c_int {
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(cq) };
-    match uapi::cq::req_notify(ours.fd, ours.handle, solicited_only != 0) {
+    match ours.arm.arm(ours.fd, ours.handle, solicited_only != 0) {
         Ok(()) => 0,
         Err(errno) => {
             guard::set_errno(errno);
             errno.get()
         }
     }
+}
+
+/// `cq_event`: libibverbs tells of each completion event that it hands to the application.
+///
+/// # Safety
+/// Called by libibverbs with a CQ of family `F`.
+pub(crate) unsafe extern "C" fn cq_event<F: Family>(cq: *mut ibv_cq) {
+    // SAFETY: the caller's word.
+    unsafe { ours::<F>(cq) }.arm.event();
 }
 
 /// `poll_cq`.
@@ -292,19 +351,13 @@ unsafe extern "C" fn end_poll<F: Family>(cq: *mut ibv_cq_ex) {
     unsafe { ours.queue.release() };
 }
 
-#[inline(always)]
-unsafe fn current<'a, F: Family>(cq: *mut ibv_cq_ex) -> &'a ibv_wc {
-    // SAFETY: the caller's word.
-    let ours = unsafe { ours_ex::<F>(cq) };
-    // SAFETY: between start_poll and end_poll this thread holds the lock.
-    unsafe { ours.queue.held() }.current()
-}
-
 macro_rules! reads {
-    ($($name:ident($field:ident) -> $ty:ty;)*) => {
+    ($($name:ident($method:ident) -> $ty:ty;)*) => {
         $(unsafe extern "C" fn $name<F: Family>(cq: *mut ibv_cq_ex) -> $ty {
-            // SAFETY: the caller's word: between start_poll and end_poll.
-            <$ty>::from(unsafe { current::<F>(cq) }.$field)
+            // SAFETY: the caller's word.
+            let ours = unsafe { ours_ex::<F>(cq) };
+            // SAFETY: between start_poll and end_poll this thread holds the lock.
+            unsafe { ours.queue.held() }.$method()
         })*
     };
 }
@@ -320,6 +373,10 @@ reads! {
     read_slid(slid) -> u32;
     read_sl(sl) -> u8;
     read_dlid_path_bits(dlid_path_bits) -> u8;
+    read_completion_ts(completion_ts) -> u64;
+    read_completion_wallclock_ns(completion_wallclock_ns) -> u64;
+    read_cvlan(cvlan) -> u16;
+    read_flow_tag(flow_tag) -> u32;
 }
 
 /// The polling functions of an extended CQ: those of `wc_flags`, and those that every one has.
@@ -338,4 +395,9 @@ fn set_reads<F: Family>(cq: &mut ibv_cq_ex, wc_flags: u64) {
     cq.read_slid = wants(IBV_WC_EX_WITH_SLID).then_some(read_slid::<F>);
     cq.read_sl = wants(IBV_WC_EX_WITH_SL).then_some(read_sl::<F>);
     cq.read_dlid_path_bits = wants(IBV_WC_EX_WITH_DLID_PATH_BITS).then_some(read_dlid_path_bits::<F>);
+    cq.read_completion_ts = wants(IBV_WC_EX_WITH_COMPLETION_TIMESTAMP).then_some(read_completion_ts::<F>);
+    cq.read_completion_wallclock_ns =
+        wants(IBV_WC_EX_WITH_COMPLETION_TIMESTAMP_WALLCLOCK).then_some(read_completion_wallclock_ns::<F>);
+    cq.read_cvlan = wants(IBV_WC_EX_WITH_CVLAN).then_some(read_cvlan::<F>);
+    cq.read_flow_tag = wants(IBV_WC_EX_WITH_FLOW_TAG).then_some(read_flow_tag::<F>);
 }

@@ -3,14 +3,17 @@
 //! What libibverbs fills in after the verb (context, pd, addr, length) is left to it; the rest of each C object is ours.
 #![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use libc::{c_int, c_void, size_t};
 
 use super::cast::{self, Fresh, WrObjects, non_null};
-use super::{attr, context, guard};
+use super::{attr, context, domains, guard};
 use crate::abi::public::*;
 use crate::abi::wr::{self, SendWrs};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Family, QueuePair as _};
+use crate::sync::Locking;
 use crate::uapi::mr::{Mr, Reg, RegDmabuf};
 use crate::uapi::{self, Handle, Udata};
 
@@ -48,6 +51,42 @@ macro_rules! handle_of {
 }
 pub(crate) use {cx_of, handle_of};
 
+/// Our part of a PD, and of a parent domain.
+#[derive(Debug)]
+pub(crate) struct Pd<F: Family> {
+    pub(crate) part: F::Pd,
+    /// A parent domain: the PD it stands for, and its thread domain or NULL.
+    parent: Option<(*mut ibv_pd, *mut ibv_td)>,
+    /// Parent domains of this PD, or QPs of this parent domain: it stays while there are any.
+    pub(crate) users: AtomicU32,
+}
+
+impl<F: Family> Pd<F> {
+    /// Whether it is a parent domain.
+    pub(crate) fn is_parent_domain(&self) -> bool {
+        self.parent.is_some()
+    }
+}
+
+/// The family's part of the PD at `pd`.
+///
+/// # Safety
+/// `pd` is a live PD of family `F` during `'a`.
+pub(crate) unsafe fn pd_of<'a, F: Family>(pd: *mut ibv_pd) -> &'a Pd<F> {
+    // SAFETY: the caller's word.
+    unsafe { cast::body::<ibv_pd, Pd<F>>(pd) }
+}
+
+/// Whether objects of `pd` need locks.
+pub(crate) fn locking<F: Family>(family: &F, pd: &Pd<F>) -> Locking {
+    if family.is_single_threaded(Some(&pd.part)) {
+        // SAFETY: the application's word for a thread domain (ibv_alloc_td(3)), or the family's own setting, which is one too.
+        unsafe { Locking::no() }
+    } else {
+        Locking::YES
+    }
+}
+
 /// `alloc_pd`.
 ///
 /// # Safety
@@ -56,26 +95,103 @@ pub(crate) unsafe extern "C" fn alloc_pd<F: Family>(context: *mut ibv_context) -
     guard::pointer_of("ibv_alloc_pd", || {
         // SAFETY: the caller's word.
         let cx = unsafe { context::of::<F>(context) };
-        let fresh = Fresh::<ibv_pd, ()>::new()?;
-        let handle = uapi::pd::alloc(cx.device.fd, Udata::none()).step("allocate the PD")?;
+        let fresh = Fresh::<ibv_pd, Pd<F>>::new()?;
+        let created = cx.family.alloc_pd(&cx.device)?;
         // SAFETY: ours until `finish`.
         unsafe { (*fresh.head()).context = context };
         // SAFETY: as above.
-        unsafe { (*fresh.head()).handle = handle.0 };
-        Ok(fresh.finish(()))
+        unsafe { (*fresh.head()).handle = created.handle.0 };
+        Ok(fresh.finish(Pd { part: created.object, parent: None, users: AtomicU32::new(0) }))
     })
 }
 
-/// `dealloc_pd`.
+/// `alloc_parent_domain`. Allocators of the application's own are not asked: as for stock where they say so themselves, the
+/// default ones serve.
+///
+/// # Safety
+/// ibv_alloc_parent_domain(3), for a context of family `F`.
+pub(crate) unsafe extern "C" fn alloc_parent_domain<F: Family>(
+    context: *mut ibv_context,
+    attr: *mut ibv_parent_domain_init_attr,
+) -> *mut ibv_pd {
+    guard::pointer_of("ibv_alloc_parent_domain", || {
+        // SAFETY: the caller's word; plain data.
+        let attr = unsafe { *non_null(attr, "check the arguments")? };
+        let pd = non_null(attr.pd, "check the PD")?;
+        if attr.comp_mask & !IBV_PARENT_DOMAIN_INIT_ATTR_PD_CONTEXT != 0 {
+            return Err(Error::new("check the parent domain's comp_mask", Errno::EOPNOTSUPP));
+        }
+        // SAFETY: the caller's word.
+        let cx = unsafe { context::of::<F>(context) };
+        // SAFETY: the caller's word.
+        let of = unsafe { pd_of::<F>(pd) };
+        // SAFETY: the caller's word: NULL or a live thread domain.
+        let td = unsafe { domains::td_of::<F>(attr.td) };
+        let fresh = Fresh::<ibv_pd, Pd<F>>::new()?;
+        // SAFETY: ours until `finish`.
+        unsafe { (*fresh.head()).context = context };
+        let handle = handle_of!(pd);
+        // SAFETY: as above.
+        unsafe { (*fresh.head()).handle = handle.0 };
+        let part = cx.family.parent_domain(&of.part, td.map(|td| &td.part));
+        // ORDER: Relaxed: a count; the application orders creating and destroying.
+        of.users.fetch_add(1, Ordering::Relaxed);
+        if let Some(td) = td {
+            // ORDER: Relaxed, as above.
+            td.users.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(fresh.finish(Pd { part, parent: Some((pd, attr.td)), users: AtomicU32::new(0) }))
+    })
+}
+
+/// `dealloc_pd`, of parent domains too.
 ///
 /// # Safety
 /// ibv_dealloc_pd(3), by libibverbs, for a PD of family `F`.
 pub(crate) unsafe extern "C" fn dealloc_pd<F: Family>(pd: *mut ibv_pd) -> c_int {
     guard::errno_of("ibv_dealloc_pd", || {
-        destroyed(uapi::pd::dealloc(fd_of!(F, pd), handle_of!(pd)), "deallocate the PD")?;
+        // SAFETY: the caller's word.
+        let ours = unsafe { pd_of::<F>(pd) };
+        // ORDER: Relaxed: a count; the application orders creating and destroying.
+        if ours.users.load(Ordering::Relaxed) != 0 {
+            return Err(Error::new("deallocate a PD in use", Errno::EBUSY));
+        }
+        match ours.parent {
+            None => destroyed(uapi::pd::dealloc(fd_of!(F, pd), handle_of!(pd)), "deallocate the PD")?,
+            Some((of, td)) => {
+                // SAFETY: a PD stays while it has parent domains.
+                let of = unsafe { pd_of::<F>(of) };
+                // ORDER: Relaxed, as above.
+                of.users.fetch_sub(1, Ordering::Relaxed);
+                // SAFETY: as above, for thread domains.
+                if let Some(td) = unsafe { domains::td_of::<F>(td) } {
+                    // ORDER: Relaxed, as above.
+                    td.users.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        }
         // SAFETY: the kernel's side is gone; the application is done with it.
-        unsafe { cast::free::<ibv_pd, ()>(pd) };
+        unsafe { cast::free::<ibv_pd, Pd<F>>(pd) };
         Ok(())
+    })
+}
+
+/// `alloc_null_mr`.
+///
+/// # Safety
+/// ibv_alloc_null_mr(3), for a PD of family `F`.
+pub(crate) unsafe extern "C" fn alloc_null_mr<F: Family>(pd: *mut ibv_pd) -> *mut ibv_mr {
+    guard::pointer_of("ibv_alloc_null_mr", || {
+        let lkey = cx_of!(F, pd).family.null_mr().step("find the null MR")?;
+        let mr = new_mr(IBV_MR_TYPE_NULL_MR, 0, || Ok(Mr { handle: Handle(0), lkey, rkey: 0 }))?;
+        // SAFETY: made just now, nobody else has it.
+        let head = unsafe { &mut *mr };
+        // ibv_alloc_null_mr calls the operation directly: nobody fills these for us.
+        // SAFETY: the caller's word: a live PD.
+        head.context = unsafe { (*pd).context };
+        head.pd = pd;
+        head.length = usize::MAX;
+        Ok(mr)
     })
 }
 
@@ -202,7 +318,10 @@ pub(crate) unsafe extern "C" fn rereg_mr<F: Family>(
 pub(crate) unsafe extern "C" fn dereg_mr<F: Family>(vmr: *mut verbs_mr) -> c_int {
     guard::errno_of("ibv_dereg_mr", || {
         let mr: *mut ibv_mr = vmr.cast();
-        destroyed(uapi::mr::dereg(fd_of!(F, mr), handle_of!(mr)), "deregister the memory region")?;
+        // SAFETY: the caller's word; a single field is read.
+        if unsafe { (*vmr).mr_type } != IBV_MR_TYPE_NULL_MR {
+            destroyed(uapi::mr::dereg(fd_of!(F, mr), handle_of!(mr)), "deregister the memory region")?;
+        }
         // SAFETY: the kernel's side is gone; the application is done with it.
         unsafe { cast::free::<verbs_mr, ()>(vmr) };
         Ok(())
@@ -339,7 +458,10 @@ pub(crate) unsafe extern "C" fn create_ah<F: Family>(pd: *mut ibv_pd, attr: *mut
 /// ibv_destroy_ah(3), by libibverbs, for an AH of family `F`.
 pub(crate) unsafe extern "C" fn destroy_ah<F: Family>(ah: *mut ibv_ah) -> c_int {
     guard::errno_of("ibv_destroy_ah", || {
-        destroyed(uapi::ah::destroy(fd_of!(F, ah), handle_of!(ah)), "destroy the address handle")?;
+        // SAFETY: the caller's word: an AH of family F.
+        if F::ah_is_in_kernel(unsafe { cast::body::<ibv_ah, F::Ah>(ah) }) {
+            destroyed(uapi::ah::destroy(fd_of!(F, ah), handle_of!(ah)), "destroy the address handle")?;
+        }
         // SAFETY: the kernel's side is gone; the application is done with it.
         unsafe { cast::free::<ibv_ah, F::Ah>(ah) };
         Ok(())

@@ -8,6 +8,7 @@ mod cast;
 mod context;
 mod cq;
 pub mod device;
+mod domains;
 mod events;
 mod guard;
 mod memory;

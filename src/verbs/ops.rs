@@ -1,15 +1,29 @@
 //! The operations of a family's contexts.
 //!
-//! What is not named here is left to libibverbs, which answers `EOPNOTSUPP` for it (`ENOSYS` in older releases): XRC domains,
-//! flows, work queues, device memory, counters, thread and parent domains, null MRs, imports.
+//! What is not named here, or not served by the family, is left to libibverbs, which answers `EOPNOTSUPP` for it (`ENOSYS` in
+//! older releases): flows, work queues, device memory, counters, imports.
 
-use super::{context, cq, memory, qp, query, srq};
+use super::{context, cq, domains, memory, qp, query, srq};
 use crate::abi::ops::Ops;
-use crate::family::Family;
+use crate::family::{Family, Verbs};
 
 /// The table for family `F`.
 pub(crate) fn table<F: Family>() -> Ops {
+    let has = |verbs| F::VERBS.contains(verbs);
     Ops {
+        alloc_null_mr: has(Verbs::NULL_MR).then_some(memory::alloc_null_mr::<F>),
+        alloc_parent_domain: has(Verbs::THREAD_DOMAINS).then_some(memory::alloc_parent_domain::<F>),
+        alloc_td: has(Verbs::THREAD_DOMAINS).then_some(domains::alloc_td::<F>),
+        close_xrcd: has(Verbs::XRC).then_some(domains::close_xrcd),
+        cq_event: Some(cq::cq_event::<F>),
+        dealloc_td: has(Verbs::THREAD_DOMAINS).then_some(domains::dealloc_td::<F>),
+        get_srq_num: has(Verbs::XRC).then_some(srq::get_srq_num),
+        open_qp: has(Verbs::XRC).then_some(qp::open_qp::<F>),
+        open_xrcd: has(Verbs::XRC).then_some(domains::open_xrcd::<F>),
+        query_ece: has(Verbs::ECE).then_some(domains::query_ece::<F>),
+        query_port_speed: has(Verbs::PORT_SPEED).then_some(query::query_port_speed::<F>),
+        query_rt_values: has(Verbs::CLOCK).then_some(domains::query_rt_values::<F>),
+        set_ece: has(Verbs::ECE).then_some(domains::set_ece::<F>),
         advise_mr: Some(memory::advise_mr::<F>),
         alloc_mw: Some(memory::alloc_mw::<F>),
         alloc_pd: Some(memory::alloc_pd::<F>),

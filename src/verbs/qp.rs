@@ -1,18 +1,21 @@
 //! Queue pairs: life, state, posting, and the `ibv_wr_*` builders.
 #![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
 
+use core::sync::atomic::Ordering;
+
 use libc::{c_int, c_void, size_t};
 
 use super::attr;
 use super::cast::{self, Fresh, WrObjects, non_null};
 use super::context::{self, Context, Kind};
-use super::memory::{cx_of, handle_of};
-use super::{events, guard};
+use super::memory::{self, cx_of, handle_of};
+use super::{cq, domains, events, guard, srq};
 use crate::abi::layout::Layout;
 use crate::abi::public::*;
 use crate::abi::wr::{self, InlineData, RecvWrs, SendWrs, UserBytes};
 use crate::error::{Errno, Error, Step as _};
-use crate::family::{Family, QpRequest, QueuePair, Refused, SendBuilder as _, SendOp};
+use crate::family::{Attached, Family, QpRequest, QueuePair, Refused, SendBuilder as _, SendOp, Verbs};
+use crate::sync::Locking;
 use crate::uapi::{self, CmdFd, Handle, Udata};
 
 /// C's `struct verbs_qp` in any layout: the words behind the builders hold `comp_mask` and `xrcd` at places that differ.
@@ -30,6 +33,10 @@ const VERBS_QP_EX: u32 = 1 << 1;
 pub(crate) struct Qp<F: Family> {
     fd: CmdFd,
     handle: Handle,
+    /// Opened by number, and not created here: an XRC receiver of another process.
+    opened: bool,
+    /// Created in a parent domain, which counts it.
+    in_parent_domain: bool,
     pub(crate) queues: F::Qp,
 }
 
@@ -58,9 +65,43 @@ struct Init {
     send_cq: *mut ibv_cq,
     recv_cq: *mut ibv_cq,
     srq: *mut ibv_srq,
+    xrcd: *mut ibv_xrcd,
     qp_type: u32,
     sq_sig_all: bool,
     send_ops_flags: Option<u64>,
+}
+
+/// The family's side of what a QP is attached to.
+///
+/// # Safety
+/// Each pointer is NULL or a live object of family `F` during `'a`.
+unsafe fn attached<'a, F: Family>(
+    pd: *mut ibv_pd,
+    send_cq: *mut ibv_cq,
+    recv_cq: *mut ibv_cq,
+    srq: *mut ibv_srq,
+) -> Attached<'a, F> {
+    Attached {
+        // SAFETY: the caller's word.
+        pd: (!pd.is_null()).then(|| &unsafe { memory::pd_of::<F>(pd) }.part),
+        // SAFETY: the caller's word.
+        send_cq: unsafe { cq::queue_of::<F>(send_cq) },
+        // SAFETY: the caller's word.
+        recv_cq: unsafe { cq::queue_of::<F>(recv_cq) },
+        // SAFETY: the caller's word.
+        srq: unsafe { srq::queue_of::<F>(srq) },
+    }
+}
+
+/// The CQs of a QP that is there. Its PD and SRQ are only told when it is created: after the device was taken away the
+/// kernel lets them be destroyed first.
+///
+/// # Safety
+/// `qp` is a live QP of family `F`.
+unsafe fn attached_of<'a, F: Family>(qp: *mut ibv_qp) -> Attached<'a, F> {
+    let (send_cq, recv_cq) = (field!(qp.send_cq), field!(qp.recv_cq));
+    // SAFETY: a CQ stays while it has users, and this QP is one.
+    unsafe { attached::<F>(core::ptr::null_mut(), send_cq, recv_cq, core::ptr::null_mut()) }
 }
 
 unsafe fn create<F: Family>(
@@ -69,26 +110,52 @@ unsafe fn create<F: Family>(
     init: &Init,
     cap: &mut ibv_qp_cap,
 ) -> Result<*mut ibv_qp, Error> {
-    if !matches!(init.qp_type, IBV_QPT_RC | IBV_QPT_UC | IBV_QPT_UD) {
+    if !F::QP_TYPES.contains(&init.qp_type) {
         return Err(Error::new("check the QP type", Errno::EOPNOTSUPP));
     }
-    let (pd, send_cq, recv_cq) = (
-        non_null(init.pd, "check the PD")?,
-        non_null(init.send_cq, "check the send CQ")?,
-        non_null(init.recv_cq, "check the receive CQ")?,
-    );
+    // An XRC receiver has nothing but its domain; an XRC sender receives nothing.
+    let receiver = init.qp_type == IBV_QPT_XRC_RECV;
+    let sender = init.qp_type == IBV_QPT_XRC_SEND;
+    let needed = |present: bool, what| if present { Ok(()) } else { Err(Error::new(what, Errno::EINVAL)) };
+    needed(receiver || !init.pd.is_null(), "check the PD")?;
+    needed(receiver || !init.send_cq.is_null(), "check the send CQ")?;
+    needed(receiver || sender || !init.recv_cq.is_null(), "check the receive CQ")?;
+    needed(!receiver || !init.xrcd.is_null(), "check the XRC domain")?;
+    let null = core::ptr::null_mut();
+    let Init { pd, send_cq, recv_cq, srq, .. } = *init;
+    let (pd, send_cq) = if receiver { (null, core::ptr::null_mut()) } else { (pd, send_cq) };
+    let recv_cq = if receiver || sender { core::ptr::null_mut() } else { recv_cq };
+    let srq = if receiver || sender { core::ptr::null_mut() } else { srq };
+    // SAFETY: the caller's word: live objects of this family.
+    let attached = unsafe { attached::<F>(pd, send_cq, recv_cq, srq) };
+    // SAFETY: the caller's word: a live PD of this family.
+    let pd_part = (!pd.is_null()).then(|| unsafe { memory::pd_of::<F>(pd) });
     let fresh = Fresh::<QpHead, Qp<F>>::new()?;
+    let handle = |present: bool, handle: &dyn Fn() -> Handle| present.then(handle);
     let mut request = QpRequest {
         qp_type: init.qp_type,
-        pd: handle_of!(pd),
-        send_cq: handle_of!(send_cq),
-        recv_cq: handle_of!(recv_cq),
-        srq: if init.srq.is_null() { None } else { Some(handle_of!(init.srq)) },
+        pd: handle(!pd.is_null(), &|| handle_of!(pd)),
+        // SAFETY: the caller's word: a live XRC domain.
+        xrcd: handle(receiver, &|| unsafe { domains::xrcd_handle(init.xrcd) }),
+        send_cq: handle(!send_cq.is_null(), &|| handle_of!(send_cq)),
+        recv_cq: handle(!recv_cq.is_null(), &|| handle_of!(recv_cq)),
+        srq: handle(!srq.is_null(), &|| handle_of!(srq)),
         cap: *cap,
         sq_sig_all: init.sq_sig_all,
+        send_ops: init.send_ops_flags,
+        locking: pd_part.map_or(Locking::YES, |pd| memory::locking(&cx.family, pd)),
         user_handle: fresh.user_handle(),
     };
-    let (created, qp_num) = cx.family.create_qp(&cx.device, &mut request)?;
+    let (created, qp_num) = cx.family.create_qp(&cx.device, &mut request, &attached)?;
+    let in_parent_domain = pd_part.is_some_and(memory::Pd::is_parent_domain);
+    if let Some(pd) = pd_part.filter(|_| in_parent_domain) {
+        // ORDER: Relaxed: a count; the application orders creating and destroying.
+        pd.users.fetch_add(1, Ordering::Relaxed);
+    }
+    // SAFETY: the caller's word: NULL or live CQs of family F.
+    unsafe { cq::hold::<F>(send_cq) };
+    // SAFETY: as above.
+    unsafe { cq::hold::<F>(recv_cq) };
     *cap = request.cap;
     // SAFETY: ours until `finish`, nobody else has the address.
     let head = unsafe { &mut *fresh.head() };
@@ -99,7 +166,7 @@ unsafe fn create<F: Family>(
     qp.pd = pd;
     qp.send_cq = send_cq;
     qp.recv_cq = recv_cq;
-    qp.srq = init.srq;
+    qp.srq = srq;
     qp.handle = created.handle.0;
     qp.qp_num = qp_num;
     qp.state = IBV_QPS_RESET;
@@ -111,7 +178,13 @@ unsafe fn create<F: Family>(
         // SAFETY: `head` is a whole QpHead.
         unsafe { set_comp_mask(fresh.head(), cx.host.layout(), VERBS_QP_EX) };
     }
-    let head = fresh.finish(Qp { fd: cx.device.fd, handle: created.handle, queues: created.object });
+    let head = fresh.finish(Qp {
+        fd: cx.device.fd,
+        handle: created.handle,
+        opened: false,
+        in_parent_domain,
+        queues: created.object,
+    });
     cx.add(Kind::Qp, head);
     Ok(head.cast())
 }
@@ -157,6 +230,7 @@ pub(crate) unsafe extern "C" fn create_qp<F: Family>(
             send_cq: attr.send_cq,
             recv_cq: attr.recv_cq,
             srq: attr.srq,
+            xrcd: core::ptr::null_mut(),
             qp_type: attr.qp_type,
             sq_sig_all: attr.sq_sig_all != 0,
             send_ops_flags: None,
@@ -183,12 +257,15 @@ pub(crate) unsafe extern "C" fn create_qp_ex<F: Family>(
         // SAFETY: the caller's word.
         let cx = unsafe { context::of::<F>(context) };
         let unsupported = Err(Error::new("check the QP's comp_mask and flags", Errno::EOPNOTSUPP));
-        let known = IBV_QP_INIT_ATTR_PD | IBV_QP_INIT_ATTR_CREATE_FLAGS | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
+        let mut known = IBV_QP_INIT_ATTR_PD | IBV_QP_INIT_ATTR_CREATE_FLAGS | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
+        if F::VERBS.contains(Verbs::XRC) {
+            known |= IBV_QP_INIT_ATTR_XRCD;
+        }
         let has = |bit: u32| attr.comp_mask & bit != 0;
         if attr.comp_mask & !known != 0 || (has(IBV_QP_INIT_ATTR_CREATE_FLAGS) && attr.create_flags != 0) {
             return unsupported;
         }
-        if !has(IBV_QP_INIT_ATTR_PD) {
+        if !has(IBV_QP_INIT_ATTR_PD) && attr.qp_type != IBV_QPT_XRC_RECV {
             return Err(Error::new("find the QP's PD", Errno::EINVAL));
         }
         let send_ops_flags = has(IBV_QP_INIT_ATTR_SEND_OPS_FLAGS).then_some(attr.send_ops_flags);
@@ -200,10 +277,11 @@ pub(crate) unsafe extern "C" fn create_qp_ex<F: Family>(
         }
         let init = Init {
             qp_context: attr.qp_context,
-            pd: attr.pd,
+            pd: if has(IBV_QP_INIT_ATTR_PD) { attr.pd } else { core::ptr::null_mut() },
             send_cq: attr.send_cq,
             recv_cq: attr.recv_cq,
             srq: attr.srq,
+            xrcd: if has(IBV_QP_INIT_ATTR_XRCD) { attr.xrcd } else { core::ptr::null_mut() },
             qp_type: attr.qp_type,
             sq_sig_all: attr.sq_sig_all != 0,
             send_ops_flags,
@@ -231,14 +309,13 @@ pub(crate) unsafe extern "C" fn modify_qp<F: Family>(
         let rate_limit = if mask & IBV_QP_RATE_LIMIT != 0 { unsafe { (*attr).rate_limit } } else { 0 };
         // SAFETY: the caller's word: all fields that any mask of this libibverbs can name.
         let command = unsafe { attr::modify_command(ours.handle, &*attr, mask) };
-        if mask & IBV_QP_RATE_LIMIT != 0 {
-            let command = uapi::wire::ExModifyQp { base: command, rate_limit, reserved: 0 };
-            uapi::qp::modify_ex(ours.fd, &command, Udata::none()).step("modify the QP")?;
-        } else {
-            uapi::qp::modify(ours.fd, &command, Udata::none()).step("modify the QP")?;
-        }
+        let rate_limit = (mask & IBV_QP_RATE_LIMIT != 0).then_some(rate_limit);
+        let cx = cx_of!(F, qp);
+        cx.family.modify_qp(&cx.device, &ours.queues, &command, rate_limit).step("modify the QP")?;
         if mask & IBV_QP_STATE != 0 {
-            ours.queues.entered(u32::from(command.qp_state));
+            // SAFETY: the caller's word.
+            let attached = unsafe { attached_of::<F>(qp) };
+            cx.family.qp_entered(&ours.queues, u32::from(command.qp_state), &attached);
         }
         Ok(())
     })
@@ -268,15 +345,16 @@ pub(crate) unsafe extern "C" fn query_qp<F: Family>(
         attr::fill_qp_attr(unsafe { &mut *attr }, &resp);
         let (qp_context, send_cq) = (field!(qp.qp_context), field!(qp.send_cq));
         let (recv_cq, srq, qp_type) = (field!(qp.recv_cq), field!(qp.srq), field!(qp.qp_type));
-        let cap = attr::cap_of(&resp);
+        let cx = cx_of!(F, qp);
+        let cap = cx.family.qp_cap(&ours.queues, attr::cap_of(&resp));
+        // SAFETY: the caller's word: its own struct.
+        unsafe { (*attr).cap = cap };
         let sq_sig_all = c_int::from(resp.sq_sig_all);
         // SAFETY: the caller's word: its own struct.
         unsafe {
             init_attr.write(ibv_qp_init_attr { qp_context, send_cq, recv_cq, srq, cap, qp_type, sq_sig_all })
         };
-        if mask & IBV_QP_STATE != 0 {
-            ours.queues.entered(u32::from(resp.qp_state));
-        }
+        // A state that the device went into by itself takes posts as before: they complete with an error.
         Ok(())
     })
 }
@@ -297,10 +375,76 @@ pub(crate) unsafe extern "C" fn destroy_qp<F: Family>(qp: *mut ibv_qp) -> c_int 
             Err(Errno::EIO) => {}
             Err(errno) => return Err(Error::new("destroy the QP", errno)),
         }
+        if !ours.opened {
+            // SAFETY: the caller's word.
+            cx.family.qp_destroyed(&ours.queues, &unsafe { attached_of::<F>(qp) });
+        }
+        let (pd, send_cq, recv_cq) = (field!(qp.pd), field!(qp.send_cq), field!(qp.recv_cq));
+        // SAFETY: held since the QP was created.
+        unsafe { cq::release::<F>(send_cq) };
+        // SAFETY: as above.
+        unsafe { cq::release::<F>(recv_cq) };
+        if ours.in_parent_domain {
+            // ORDER: Relaxed: a count; the application orders creating and destroying.
+            // SAFETY: a parent domain stays while it has QPs.
+            unsafe { memory::pd_of::<F>(pd) }.users.fetch_sub(1, Ordering::Relaxed);
+        }
         cx.remove(Kind::Qp, qp);
         // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
         unsafe { cast::free::<QpHead, Qp<F>>(qp.cast()) };
         Ok(())
+    })
+}
+
+/// `open_qp`: an XRC receiver that somebody else created, by number.
+///
+/// # Safety
+/// ibv_open_qp(3), for a context of family `F`.
+pub(crate) unsafe extern "C" fn open_qp<F: Family>(
+    context: *mut ibv_context,
+    attr: *mut ibv_qp_open_attr,
+) -> *mut ibv_qp {
+    guard::pointer_of("ibv_open_qp", || {
+        // SAFETY: the caller's word; plain data.
+        let attr = unsafe { *non_null(attr, "check the arguments")? };
+        let needed = IBV_QP_OPEN_ATTR_NUM | IBV_QP_OPEN_ATTR_XRCD | IBV_QP_OPEN_ATTR_TYPE;
+        if attr.comp_mask & !(needed | IBV_QP_OPEN_ATTR_CONTEXT) != 0 {
+            return Err(Error::new("check the QP's comp_mask", Errno::ENOSYS));
+        }
+        if attr.comp_mask & needed != needed || attr.qp_type != IBV_QPT_XRC_RECV {
+            return Err(Error::new("find the QP's number, type and XRC domain", Errno::EINVAL));
+        }
+        let xrcd = non_null(attr.xrcd, "check the XRC domain")?;
+        // SAFETY: the caller's word.
+        let cx = unsafe { context::of::<F>(context) };
+        // SAFETY: the caller's word: a live XRC domain.
+        let xrcd = unsafe { domains::xrcd_handle(xrcd) };
+        let fresh = Fresh::<QpHead, Qp<F>>::new()?;
+        let kind = IBV_QPT_XRC_RECV as u8;
+        let opened =
+            uapi::qp::open(cx.device.fd, xrcd, fresh.user_handle(), attr.qp_num, kind, Udata::none())
+                .step("open the QP")?;
+        // SAFETY: ours until `finish`, nobody else has the address.
+        let qp = unsafe { &mut (*fresh.head()).ex.qp_base };
+        qp.context = context;
+        if attr.comp_mask & IBV_QP_OPEN_ATTR_CONTEXT != 0 {
+            qp.qp_context = attr.qp_context;
+        }
+        qp.handle = opened.handle.0;
+        qp.qp_num = opened.qp_num;
+        qp.qp_type = attr.qp_type;
+        qp.mutex = libc::PTHREAD_MUTEX_INITIALIZER;
+        qp.cond = libc::PTHREAD_COND_INITIALIZER;
+        let queues = cx.family.opened_qp().step("open the QP")?;
+        let head = fresh.finish(Qp {
+            fd: cx.device.fd,
+            handle: opened.handle,
+            opened: true,
+            in_parent_domain: false,
+            queues,
+        });
+        cx.add(Kind::Qp, head);
+        Ok(head.cast())
     })
 }
 
@@ -336,7 +480,7 @@ pub(crate) unsafe extern "C" fn detach_mcast<F: Family>(
         let gid = unsafe { *non_null(gid.cast_mut(), "check the arguments")? };
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(qp) };
-        super::memory::destroyed(
+        memory::destroyed(
             uapi::qp::detach_mcast(ours.fd, ours.handle, gid.raw, lid),
             "detach the QP from the group",
         )
@@ -518,8 +662,8 @@ unsafe extern "C" fn wr_bind_mw<F: Family>(
     let objects = unsafe { WrObjects::<F>::new() };
     // SAFETY: the caller's word; plain data.
     let info = (!info.is_null()).then(|| unsafe { *info });
-    let keys = info.and_then(|info| Some((info, objects.mw_rkey(mw)?, objects.mr_lkey(info.mr)?)));
-    let Some((info, mw_rkey, mr_lkey)) = keys else {
+    let keys = info.and_then(|info| Some((info, objects.mw(mw)?, objects.mr_lkey(info.mr)?)));
+    let Some((info, (mw_rkey, _), mr_lkey)) = keys else {
         // SAFETY: the caller's word.
         return unsafe { held::<F>(qp) }.refuse(Errno::EINVAL);
     };
@@ -550,6 +694,11 @@ unsafe extern "C" fn wr_set_ud_addr<F: Family>(
         Some(ah) => F::Qp::set_ud_addr(sq, ah, remote_qpn, remote_qkey),
         None => sq.refuse(Errno::EINVAL),
     }
+}
+
+unsafe extern "C" fn wr_set_xrc_srqn<F: Family>(qp: *mut ibv_qp_ex, remote_srqn: u32) {
+    // SAFETY: the caller's word.
+    unsafe { held::<F>(qp) }.set_xrc_srqn(remote_srqn);
 }
 
 unsafe extern "C" fn wr_set_sge<F: Family>(qp: *mut ibv_qp_ex, lkey: u32, addr: u64, length: u32) {
@@ -613,6 +762,7 @@ fn set_builders<F: Family>(qp: &mut ibv_qp_ex, flags: u64) {
     qp.wr_atomic_write = has(IBV_QP_EX_WITH_ATOMIC_WRITE).then_some(wr_atomic_write::<F>);
     qp.wr_flush = has(IBV_QP_EX_WITH_FLUSH).then_some(wr_flush::<F>);
     qp.wr_set_ud_addr = Some(wr_set_ud_addr::<F>);
+    qp.wr_set_xrc_srqn = F::VERBS.contains(Verbs::XRC).then_some(wr_set_xrc_srqn::<F>);
     qp.wr_set_inline_data = Some(wr_set_inline_data::<F>);
     qp.wr_set_inline_data_list = Some(wr_set_inline_data_list::<F>);
     qp.wr_set_sge = Some(wr_set_sge::<F>);

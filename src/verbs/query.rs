@@ -7,8 +7,8 @@ use super::cast::non_null;
 use super::{attr, context, guard};
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
-use crate::family::Family;
-use crate::uapi::{self, Udata, wire};
+use crate::family::{DriverCaps, Family};
+use crate::uapi::{self, wire};
 
 /// Writes as much of `value` as the caller's struct, `room` bytes long, can take; what it has beyond is zeroed.
 ///
@@ -43,9 +43,10 @@ pub(crate) unsafe extern "C" fn query_device_ex<F: Family>(
             return Err(Error::new("check the arguments", Errno::EINVAL));
         }
         // SAFETY: the caller's word.
-        let fd = unsafe { context::of::<F>(context) }.device.fd;
+        let cx = unsafe { context::of::<F>(context) };
+        let fd = cx.device.fd;
         let extended = if attr_size > size_of::<ibv_device_attr>() {
-            match uapi::device::query_device_ex(fd, Udata::none()) {
+            match cx.family.query_device_ex(&cx.device) {
                 Ok(resp) => Some(resp),
                 // A driver without the extended form has nothing beyond the plain one.
                 Err(errno) if uapi::is_unsupported(errno) => None,
@@ -54,14 +55,14 @@ pub(crate) unsafe extern "C" fn query_device_ex<F: Family>(
         } else {
             None
         };
-        let resp = match extended {
-            Some(resp) => resp,
+        let (resp, caps) = match extended {
+            Some(both) => both,
             None => {
                 let base = uapi::device::query_device(fd).step("query the device")?;
-                wire::ExQueryDeviceResp { base, ..Default::default() }
+                (wire::ExQueryDeviceResp { base, ..Default::default() }, DriverCaps::default())
             }
         };
-        let value = attr::device_attr_ex(&resp, &F::fw_ver(resp.base.fw_ver));
+        let value = attr::device_attr_ex(&resp, &caps, &F::fw_ver(resp.base.fw_ver));
         // SAFETY: the caller's word: `attr_size` bytes.
         unsafe { write_prefix(attr.cast(), attr_size, &value) };
         Ok(())
@@ -86,6 +87,28 @@ pub(crate) unsafe extern "C" fn query_port<F: Family>(
         attr::fill_port_attr(&mut value, &resp);
         // SAFETY: the caller's word: as long as this libibverbs says.
         unsafe { write_prefix(attr.cast(), cx.host.port_attr_size(), &value) };
+        Ok(())
+    })
+}
+
+/// `query_port_speed`.
+///
+/// # Safety
+/// ibv_query_port_speed(3), by libibverbs, for a context of family `F`.
+pub(crate) unsafe extern "C" fn query_port_speed<F: Family>(
+    context: *mut ibv_context,
+    port_num: u32,
+    speed: *mut u64,
+) -> c_int {
+    guard::errno_of("ibv_query_port_speed", || {
+        let speed = non_null(speed, "check the arguments")?;
+        // SAFETY: the caller's word.
+        let fd = unsafe { context::of::<F>(context) }.device.fd;
+        let value = uapi::device::query_port_speed(fd, port_num)
+            .map_err(|errno| if uapi::is_unsupported(errno) { Errno::EOPNOTSUPP } else { errno })
+            .step("query the port's speed")?;
+        // SAFETY: the caller's word: room for one.
+        unsafe { speed.write(value) };
         Ok(())
     })
 }

@@ -5,12 +5,12 @@ use libc::{c_int, c_void};
 
 use super::cast::{self, Fresh, non_null};
 use super::context::{self, Kind};
-use super::memory::{cx_of, handle_of};
-use super::{events, guard};
+use super::memory::{self, cx_of, handle_of};
+use super::{cq, domains, events, guard};
 use crate::abi::public::*;
 use crate::abi::wr::RecvWrs;
 use crate::error::{Errno, Error, Step as _};
-use crate::family::{Family, SharedReceiveQueue as _, SrqRequest};
+use crate::family::{Family, SharedReceiveQueue as _, SrqRequest, Verbs};
 use crate::uapi::{self, CmdFd, Handle};
 
 /// Our part of an SRQ.
@@ -19,6 +19,15 @@ pub(crate) struct Srq<F: Family> {
     fd: CmdFd,
     handle: Handle,
     queue: F::Srq,
+}
+
+/// The family's part of the SRQ at `srq`; none for NULL.
+///
+/// # Safety
+/// `srq` is NULL or a live SRQ of family `F` during `'a`.
+pub(crate) unsafe fn queue_of<'a, F: Family>(srq: *mut ibv_srq) -> Option<&'a F::Srq> {
+    // SAFETY: the caller's word.
+    (!srq.is_null()).then(|| &unsafe { ours::<F>(srq) }.queue)
 }
 
 #[inline(always)]
@@ -32,19 +41,34 @@ unsafe fn create<F: Family>(
     pd: *mut ibv_pd,
     srq_context: *mut c_void,
     attr: &mut ibv_srq_attr,
+    xrc: Option<(*mut ibv_xrcd, *mut ibv_cq)>,
 ) -> Result<*mut ibv_srq, Error> {
     // SAFETY: the caller's word.
     let cx = unsafe { context::of::<F>(context) };
     let pd = non_null(pd, "check the PD")?;
     let fresh = Fresh::<verbs_srq, Srq<F>>::new()?;
+    let (xrcd, cq) = xrc.unwrap_or((core::ptr::null_mut(), core::ptr::null_mut()));
+    let xrc = match xrc {
+        Some((xrcd, cq)) => {
+            let (xrcd, cq) = (non_null(xrcd, "check the XRC domain")?, non_null(cq, "check the CQ")?);
+            // SAFETY: the caller's word.
+            Some((unsafe { domains::xrcd_handle(xrcd) }, handle_of!(cq)))
+        }
+        None => None,
+    };
     let mut request = SrqRequest {
         pd: handle_of!(pd),
+        xrc,
+        // SAFETY: the caller's word: a live PD of family F.
+        locking: memory::locking(&cx.family, unsafe { memory::pd_of::<F>(pd) }),
         max_wr: attr.max_wr,
         max_sge: attr.max_sge,
         srq_limit: attr.srq_limit,
         user_handle: fresh.user_handle(),
     };
-    let (created, srq_num) = cx.family.create_srq(&cx.device, &mut request)?;
+    // SAFETY: the caller's word: NULL or a live CQ of family F.
+    let queue = unsafe { cq::queue_of::<F>(cq) };
+    let (created, srq_num) = cx.family.create_srq(&cx.device, &mut request, queue)?;
     attr.max_wr = request.max_wr;
     attr.max_sge = request.max_sge;
     // SAFETY: ours until `finish`, nobody else has the address.
@@ -56,8 +80,12 @@ unsafe fn create<F: Family>(
     head.srq.handle = created.handle.0;
     head.srq.mutex = libc::PTHREAD_MUTEX_INITIALIZER;
     head.srq.cond = libc::PTHREAD_COND_INITIALIZER;
-    head.srq_type = IBV_SRQT_BASIC;
+    head.srq_type = if xrc.is_some() { IBV_SRQT_XRC } else { IBV_SRQT_BASIC };
+    head.xrcd = xrcd.cast();
+    head.cq = cq;
     head.srq_num = srq_num;
+    // SAFETY: the caller's word: NULL or a live CQ of family F.
+    unsafe { cq::hold::<F>(cq) };
     let head = fresh.finish(Srq { fd: cx.device.fd, handle: created.handle, queue: created.object });
     cx.add(Kind::Srq, head);
     Ok(head.cast())
@@ -77,11 +105,11 @@ pub(crate) unsafe extern "C" fn create_srq<F: Family>(
         // SAFETY: the caller's word.
         let context = unsafe { (*pd).context };
         // SAFETY: as above.
-        unsafe { create::<F>(context, pd, attr.srq_context, &mut attr.attr) }
+        unsafe { create::<F>(context, pd, attr.srq_context, &mut attr.attr, None) }
     })
 }
 
-/// `create_srq_ex`: basic SRQs; XRC and tag matching are refused where the family has none.
+/// `create_srq_ex`: basic SRQs, and XRC ones where the family has them; tag matching is refused.
 ///
 /// # Safety
 /// ibv_create_srq_ex(3), for a context of family `F`.
@@ -97,15 +125,22 @@ pub(crate) unsafe extern "C" fn create_srq_ex<F: Family>(
             | IBV_SRQ_INIT_ATTR_XRCD
             | IBV_SRQ_INIT_ATTR_CQ
             | IBV_SRQ_INIT_ATTR_TM;
-        let basic = attr.comp_mask & IBV_SRQ_INIT_ATTR_TYPE == 0 || attr.srq_type == IBV_SRQT_BASIC;
-        if attr.comp_mask & !known != 0 || !basic {
+        let has = |bit: u32| attr.comp_mask & bit != 0;
+        let basic = !has(IBV_SRQ_INIT_ATTR_TYPE) || attr.srq_type == IBV_SRQT_BASIC;
+        let xrc = !basic && attr.srq_type == IBV_SRQT_XRC && F::VERBS.contains(Verbs::XRC);
+        if attr.comp_mask & !known != 0 || !(basic || xrc) {
             return Err(Error::new("check the SRQ's type and comp_mask", Errno::EOPNOTSUPP));
         }
         if attr.comp_mask & IBV_SRQ_INIT_ATTR_PD == 0 {
             return Err(Error::new("find the SRQ's PD", Errno::EINVAL));
         }
+        let xrc = match (xrc, has(IBV_SRQ_INIT_ATTR_XRCD) && has(IBV_SRQ_INIT_ATTR_CQ)) {
+            (false, _) => None,
+            (true, true) => Some((attr.xrcd, attr.cq)),
+            (true, false) => return Err(Error::new("find the SRQ's XRC domain and CQ", Errno::EINVAL)),
+        };
         // SAFETY: the caller's word.
-        unsafe { create::<F>(context, attr.pd, attr.srq_context, &mut attr.attr) }
+        unsafe { create::<F>(context, attr.pd, attr.srq_context, &mut attr.attr, xrc) }
     })
 }
 
@@ -168,6 +203,13 @@ pub(crate) unsafe extern "C" fn destroy_srq<F: Family>(srq: *mut ibv_srq) -> c_i
             Err(Errno::EIO) => {}
             Err(errno) => return Err(Error::new("destroy the SRQ", errno)),
         }
+        let head: *mut verbs_srq = srq.cast();
+        // SAFETY: the caller's word; a single field of our own object.
+        let cq = unsafe { (*head).cq };
+        // SAFETY: a CQ stays while it has users.
+        cx.family.srq_destroyed(&ours.queue, unsafe { cq::queue_of::<F>(cq) });
+        // SAFETY: held since the SRQ was created.
+        unsafe { cq::release::<F>(cq) };
         cx.remove(Kind::Srq, srq);
         // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
         unsafe { cast::free::<verbs_srq, Srq<F>>(srq.cast()) };
@@ -190,4 +232,20 @@ pub(crate) unsafe extern "C" fn post_srq_recv<F: Family>(
     let wrs = unsafe { RecvWrs::from_ptr(wr) };
     // SAFETY: the caller's word: `bad_wr` may be written.
     unsafe { super::qp::answer(ours.queue.post_recv(wrs), bad_wr) }
+}
+
+/// `get_srq_num`.
+///
+/// # Safety
+/// ibv_get_srq_num(3), for an SRQ of ours.
+pub(crate) unsafe extern "C" fn get_srq_num(srq: *mut ibv_srq, srq_num: *mut u32) -> c_int {
+    guard::errno_of("ibv_get_srq_num", || {
+        let srq_num = non_null(srq_num, "check the arguments")?;
+        let head: *mut verbs_srq = srq.cast();
+        // SAFETY: the caller's word; a single field of our own object.
+        let number = unsafe { (*head).srq_num };
+        // SAFETY: the caller's word: room for one.
+        unsafe { srq_num.write(number) };
+        Ok(())
+    })
 }

@@ -397,6 +397,7 @@ int to_rtr(struct side *s, struct side *peer, const struct spec *spec)
 		.rq_psn = 0x1234,
 		.max_dest_rd_atomic = 4,
 		.min_rnr_timer = 1,
+		/* The LID is 0 on Ethernet, where nobody looks at it. */
 		.ah_attr = { .is_global = 1, .port_num = 1, .dlid = peer->dev->port.lid,
 			     .grh = { .dgid = peer->dev->gid, .sgid_index = (uint8_t)s->dev->gid_index,
 				      .hop_limit = 64 } },

@@ -1,0 +1,455 @@
+//! Memory that a device reads and writes by DMA: rings, and the records that tell it of them.
+//!
+//! It is ordinary anonymous memory of ours, given to the kernel by address, which pins it. The device reads what we write
+//! after [`barrier`](super::barrier)s, and writes completions.
+//!
+//! Invariants:
+//! - D1: a [`Memory`] is one anonymous mapping, readable and writable, until its last owner is gone; owners are the rings and
+//!   records in it, and they outlive the kernel's object (the verbs layer destroys that first).
+//! - D2: the places of a ring are a power of two, all within its memory: a masked index is always a valid place.
+//! - D3: nothing read back from this memory is an address of ours, except the data segments of a posted work request, which
+//!   hold what the application gave as its buffers, and which the device does not write.
+//! - D4: no reference is made to this memory; accesses are volatile or atomic, or plain writes ordered by a barrier.
+#![allow(unsafe_code, reason = "reads and writes memory that a device shares")]
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::Arc;
+
+use crate::abi::host::ForkRanges;
+use crate::abi::wr::UserBytes;
+use crate::error::Errno;
+use crate::uapi::sys::{self, Map};
+
+/// Bytes of a [`Units`] place.
+pub const UNIT: usize = 16;
+/// Bytes of a completion as [`Entries`] reads it.
+pub const ENTRY: usize = 64;
+
+/// Pages for a device.
+#[derive(Debug)]
+pub struct Memory {
+    map: Map,
+    fork: ForkRanges,
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.fork.release(self.map.as_ptr(), self.map.len());
+    }
+}
+
+impl Memory {
+    /// At least `len` zeroed bytes, from the start of a page; what a forked child gets of them is as `fork` says.
+    ///
+    /// # Errors
+    /// `ENOMEM`; `EINVAL` for no bytes.
+    pub fn new(len: usize, fork: ForkRanges) -> Result<Arc<Memory>, Errno> {
+        let len = len.checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
+        let map = sys::map_memory(len)?;
+        // Copy on write after a fork would leave the device with one copy and us with the other.
+        fork.keep(map.as_ptr(), len)?;
+        Ok(Arc::new(Memory { map, fork }))
+    }
+
+    /// The address that the kernel is told, `offset` bytes in.
+    #[must_use]
+    pub fn address(&self, offset: usize) -> u64 {
+        (self.map.as_ptr().as_ptr().expose_provenance() + offset) as u64
+    }
+
+    /// Bytes.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// The place `offset` bytes in, if `len` bytes from there are within.
+    fn place(&self, offset: usize, len: usize) -> Result<NonNull<u8>, Errno> {
+        if offset.checked_add(len).is_none_or(|end| end > self.map.len()) {
+            return Err(Errno::ERANGE);
+        }
+        // SAFETY: D1 and the test above.
+        Ok(unsafe { self.map.as_ptr().add(offset) })
+    }
+}
+
+/// A ring of 16-byte units: what a work queue is made of. Indices wrap around.
+#[derive(Debug, Clone)]
+pub struct Units {
+    base: NonNull<[u64; 2]>,
+    mask: u32,
+    /// Keeps D1.
+    _memory: Arc<Memory>,
+}
+
+// SAFETY: D4: the memory belongs to the process, and who writes which unit is ordered by the queue's lock.
+unsafe impl Send for Units {}
+// SAFETY: as for Send; concurrent access without that lock is volatile reads of integers.
+unsafe impl Sync for Units {}
+
+impl Units {
+    /// `count` units, a power of two, at `offset` bytes of `memory`.
+    ///
+    /// # Errors
+    /// `ERANGE` where they do not fit, are no power of two or not aligned.
+    pub fn new(memory: &Arc<Memory>, offset: usize, count: u32) -> Result<Units, Errno> {
+        if !count.is_power_of_two() || !offset.is_multiple_of(UNIT) {
+            return Err(Errno::ERANGE);
+        }
+        let base = memory.place(offset, count as usize * UNIT)?.cast();
+        Ok(Units { base, mask: count - 1, _memory: memory.clone() })
+    }
+
+    #[inline(always)]
+    fn at(&self, index: u32) -> NonNull<[u64; 2]> {
+        // SAFETY: D2.
+        unsafe { self.base.add((index & self.mask) as usize) }
+    }
+
+    /// Writes one unit, its bytes in memory order.
+    #[inline(always)]
+    pub fn put(&self, index: u32, unit: [u64; 2]) {
+        // SAFETY: D2, D4.
+        unsafe { self.at(index).write(unit) };
+    }
+
+    /// Reads one unit.
+    #[inline(always)]
+    #[must_use]
+    pub fn get(&self, index: u32) -> [u64; 2] {
+        // SAFETY: D2, D4.
+        unsafe { self.at(index).read_volatile() }
+    }
+
+    /// The four units of a 64-byte block; `index` is that of the first, a multiple of 4.
+    #[inline(always)]
+    #[must_use]
+    pub fn burst(&self, index: u32) -> [u64; 8] {
+        let ([a, b], [c, d]) = (self.get(index), self.get(index.wrapping_add(1)));
+        let ([e, f], [g, h]) = (self.get(index.wrapping_add(2)), self.get(index.wrapping_add(3)));
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// Copies bytes of the application, from byte `offset` of the ring on; more than the ring holds is not copied.
+    #[inline(always)]
+    pub fn put_user(&self, offset: u32, bytes: UserBytes<'_>) {
+        let size = (self.mask as usize + 1) * UNIT;
+        let from = offset as usize & (size - 1);
+        let (head, rest) = bytes.split_at(size - from);
+        // SAFETY: D2: `from` is within the ring.
+        let to = unsafe { self.base.cast::<u8>().add(from) };
+        // SAFETY: `head` ends where the ring does; application memory cannot overlap ours.
+        unsafe { head.copy_small(to.as_ptr()) };
+        if !rest.is_empty() {
+            let (rest, _) = rest.split_at(from);
+            // SAFETY: the ring's first `from` bytes.
+            unsafe { rest.copy_to(self.base.cast::<u8>().as_ptr()) };
+        }
+    }
+
+    /// Hands `data` to the buffers that `count` data segments from `index` on name, as a device would: the segments are those
+    /// of a posted work request. How many bytes found no room.
+    #[must_use]
+    pub fn scatter(&self, index: u32, count: u32, mut data: &[u8]) -> usize {
+        for at in 0..count {
+            let [head, addr] = self.get(index.wrapping_add(at));
+            let (byte_count, lkey) = ((u64::from_be(head) >> 32) as usize, u64::from_be(head) as u32);
+            if data.is_empty() || lkey == INVALID_LKEY {
+                break;
+            }
+            let (now, later) = data.split_at(byte_count.min(data.len()));
+            let to: *mut u8 = core::ptr::with_exposed_provenance_mut(u64::from_be(addr) as usize);
+            // SAFETY: D3: the application's buffer, writable until this work request completes (ibv_post_recv(3)), and at
+            // least `byte_count` long.
+            unsafe { core::ptr::copy_nonoverlapping(now.as_ptr(), to, now.len()) };
+            data = later;
+        }
+        data.len()
+    }
+}
+
+/// PRM: the key of a data segment that ends a list.
+const INVALID_LKEY: u32 = 0x100;
+
+/// The entries of a completion queue, of 64 bytes, or of 128 whose second half is the completion. Indices wrap around.
+#[derive(Debug)]
+pub struct Entries {
+    /// The first completion: behind the first half of a 128-byte entry.
+    base: NonNull<u8>,
+    mask: u32,
+    shift: u32,
+    memory: Arc<Memory>,
+}
+
+// SAFETY: D4: read under the queue's lock; the device writes entries that it owns.
+unsafe impl Send for Entries {}
+
+impl Entries {
+    /// `count` entries, a power of two, of `size` bytes, 64 or 128.
+    ///
+    /// # Errors
+    /// `EINVAL` for other numbers; `ENOMEM`.
+    pub fn new(count: u32, size: u32, fork: ForkRanges) -> Result<Entries, Errno> {
+        if !count.is_power_of_two() || !matches!(size, 64 | 128) {
+            return Err(Errno::EINVAL);
+        }
+        let len = (count as usize).checked_mul(size as usize).ok_or(Errno::ENOMEM)?;
+        let memory = Memory::new(len, fork)?;
+        let base = memory.place(size as usize - ENTRY, ENTRY)?;
+        Ok(Entries { base, mask: count - 1, shift: size.trailing_zeros(), memory })
+    }
+
+    /// Entries.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.mask + 1
+    }
+
+    /// Bytes of an entry.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        1 << self.shift
+    }
+
+    /// The address that the kernel is told.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.memory.address(0)
+    }
+
+    /// The completion at `index`.
+    #[inline(always)]
+    #[must_use]
+    pub fn entry(&self, index: u32) -> Entry<'_> {
+        let offset = ((index & self.mask) as usize) << self.shift;
+        // SAFETY: D2.
+        let base = unsafe { self.base.add(offset) };
+        Entry { base, size: self.size(), entries: core::marker::PhantomData }
+    }
+}
+
+/// One completion: 64 bytes at `base`.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    base: NonNull<u8>,
+    size: u32,
+    entries: core::marker::PhantomData<&'a Entries>,
+}
+
+impl Entry<'_> {
+    /// The byte at `OFFSET`, before anything that is read later.
+    #[inline(always)]
+    #[must_use]
+    pub fn first<const OFFSET: usize>(self) -> u8 {
+        const { assert!(OFFSET < ENTRY) };
+        // SAFETY: within the 64 bytes.
+        let at = unsafe { self.base.add(OFFSET) };
+        // SAFETY: within D1; an atomic has no alignment but that of a byte.
+        let byte = unsafe { AtomicU8::from_ptr(at.as_ptr()) };
+        // ORDER: Relaxed; the caller's udma_from_device_barrier orders what follows.
+        byte.load(Ordering::Relaxed)
+    }
+
+    /// The 32 bits at `OFFSET`, big-endian.
+    #[inline(always)]
+    #[must_use]
+    pub fn be32<const OFFSET: usize>(self) -> u32 {
+        const { assert!(OFFSET + 4 <= ENTRY && OFFSET.is_multiple_of(4)) };
+        // SAFETY: within the 64 bytes, aligned.
+        let at = unsafe { self.base.add(OFFSET) }.cast::<u32>();
+        // SAFETY: D4.
+        u32::from_be(unsafe { at.read_volatile() })
+    }
+
+    /// The 64 bits at `OFFSET`, big-endian.
+    #[inline(always)]
+    #[must_use]
+    pub fn be64<const OFFSET: usize>(self) -> u64 {
+        const { assert!(OFFSET + 8 <= ENTRY && OFFSET.is_multiple_of(8)) };
+        // SAFETY: within the 64 bytes, aligned.
+        let at = unsafe { self.base.add(OFFSET) }.cast::<u64>();
+        // SAFETY: D4.
+        u64::from_be(unsafe { at.read_volatile() })
+    }
+
+    /// The 64 bytes.
+    #[must_use]
+    pub fn bytes(self) -> [u8; ENTRY] {
+        // SAFETY: 64 readable bytes, D4.
+        unsafe { self.base.cast::<[u8; ENTRY]>().read_volatile() }
+    }
+
+    /// The first half of a 128-byte entry.
+    #[must_use]
+    pub fn front(self) -> Option<[u8; ENTRY]> {
+        if self.size < 128 {
+            return None;
+        }
+        // SAFETY: a 128-byte entry has 64 bytes before its completion.
+        let at = unsafe { self.base.sub(ENTRY) };
+        // SAFETY: as above, D4.
+        Some(unsafe { at.cast::<[u8; ENTRY]>().read_volatile() })
+    }
+
+    /// Writes the byte at `OFFSET`; the entry is ours to write.
+    pub fn set<const OFFSET: usize>(self, byte: u8) {
+        const { assert!(OFFSET < ENTRY) };
+        // SAFETY: within the 64 bytes.
+        let at = unsafe { self.base.add(OFFSET) };
+        // SAFETY: D4.
+        unsafe { at.write_volatile(byte) };
+    }
+
+    /// Makes this entry, which is ours to write, a copy of `from`, both halves.
+    pub fn copy(self, from: Entry<'_>) {
+        // SAFETY: 64 writable bytes, D4.
+        unsafe { self.base.cast::<[u8; ENTRY]>().write_volatile(from.bytes()) };
+        if self.size == 128
+            && let Some(front) = from.front()
+        {
+            // SAFETY: as in `front`.
+            let at = unsafe { self.base.sub(ENTRY) };
+            // SAFETY: as above.
+            unsafe { at.cast::<[u8; ENTRY]>().write_volatile(front) };
+        }
+    }
+}
+
+/// A doorbell record: two big-endian words that the device reads when it likes.
+#[derive(Debug, Clone)]
+pub struct Record {
+    words: NonNull<u32>,
+    address: u64,
+    /// Keeps D1.
+    _memory: Arc<Memory>,
+}
+
+// SAFETY: D1, D4: two words that are only reached as atomics.
+unsafe impl Send for Record {}
+// SAFETY: as above.
+unsafe impl Sync for Record {}
+
+impl Record {
+    /// The record at `offset` bytes of `memory`, zeroed.
+    ///
+    /// # Errors
+    /// `ERANGE` where it is not within, or not aligned to 8.
+    pub fn new(memory: &Arc<Memory>, offset: usize) -> Result<Record, Errno> {
+        if !offset.is_multiple_of(8) {
+            return Err(Errno::ERANGE);
+        }
+        let words = memory.place(offset, 8)?.cast();
+        let record = Record { words, address: memory.address(offset), _memory: memory.clone() };
+        record.store::<0>(0);
+        record.store::<1>(0);
+        Ok(record)
+    }
+
+    /// The address that the kernel is told.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    #[inline(always)]
+    fn word<const AT: usize>(&self) -> &AtomicU32 {
+        const { assert!(AT < 2) };
+        // SAFETY: the record has two words.
+        let at = unsafe { self.words.add(AT) };
+        // SAFETY: D1: valid as long as `self`, aligned, and only reached as an atomic.
+        unsafe { AtomicU32::from_ptr(at.as_ptr()) }
+    }
+
+    /// Writes a word. What the device shall see before it needs a barrier in front.
+    #[inline(always)]
+    pub fn store<const AT: usize>(&self, value: u32) {
+        // ORDER: Relaxed: the reader is the device; a udma_to_device_barrier stands before.
+        self.word::<AT>().store(value.to_be(), Ordering::Relaxed);
+    }
+
+    /// What was last written.
+    #[inline(always)]
+    #[must_use]
+    pub fn load<const AT: usize>(&self) -> u32 {
+        // ORDER: Relaxed: a number of our own.
+        u32::from_be(self.word::<AT>().load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uapi::sys::twin::Kernel;
+
+    fn units(count: u32) -> Units {
+        Units::new(&Memory::new(count as usize * UNIT, ForkRanges::default()).unwrap(), 0, count).unwrap()
+    }
+
+    #[test]
+    fn units_wrap_and_user_bytes_with_them() {
+        let _kernel = Kernel::real();
+        let ring = units(4);
+        ring.put(5, [1, 2]);
+        assert_eq!((ring.get(1), ring.get(5)), ([1, 2], [1, 2]));
+        let bytes: Vec<u8> = (1..=40).collect();
+        ring.put_user(44, UserBytes::from_slice(&bytes));
+        let mut seen = Vec::new();
+        (0..4).for_each(|at| ring.get(at).iter().for_each(|word| seen.extend(word.to_ne_bytes())));
+        let place = |at: usize| seen[(44 + at) % 64];
+        assert!(bytes.iter().enumerate().all(|(at, byte)| place(at) == *byte), "{seen:?}");
+    }
+
+    #[test]
+    fn a_ring_beyond_its_memory_is_refused() {
+        let _kernel = Kernel::real();
+        let memory = Memory::new(100, ForkRanges::default()).unwrap();
+        assert_eq!(memory.len(), 4096);
+        assert!(Units::new(&memory, 0, 256).is_ok());
+        for (offset, count) in [(16, 256), (8, 1), (0, 3), (usize::MAX & !15, 1)] {
+            assert_eq!(Units::new(&memory, offset, count).unwrap_err(), Errno::ERANGE, "{offset} {count}");
+        }
+        assert_eq!(Record::new(&memory, 4096).unwrap_err(), Errno::ERANGE);
+        assert_eq!(Entries::new(3, 64, ForkRanges::default()).unwrap_err(), Errno::EINVAL);
+        assert_eq!(Entries::new(4, 32, ForkRanges::default()).unwrap_err(), Errno::EINVAL);
+    }
+
+    #[test]
+    fn a_record_is_two_big_endian_words() {
+        let _kernel = Kernel::real();
+        let memory = Memory::new(64, ForkRanges::default()).unwrap();
+        let record = Record::new(&memory, 8).unwrap();
+        record.store::<1>(0x0102_0304);
+        assert_eq!((record.load::<0>(), record.load::<1>()), (0, 0x0102_0304));
+        let ring = Units::new(&memory, 0, 1).unwrap();
+        assert_eq!(ring.get(0)[1].to_ne_bytes(), [0, 0, 0, 0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn scattered_bytes_fill_the_buffers_in_order() {
+        let _kernel = Kernel::real();
+        let ring = units(4);
+        let (mut left, mut right) = ([0_u8; 3], [0_u8; 4]);
+        let seg = |buffer: &mut [u8]| {
+            let addr = buffer.as_mut_ptr().expose_provenance() as u64;
+            [((buffer.len() as u64) << 32 | 7).to_be(), addr.to_be()]
+        };
+        ring.put(3, seg(&mut left));
+        ring.put(4, seg(&mut right));
+        ring.put(5, [u64::from(INVALID_LKEY).to_be(), 0]);
+        assert_eq!(ring.scatter(3, 3, b"abcdefghi"), 2);
+        assert_eq!((&left, &right), (b"abc", b"defg"));
+    }
+
+    #[test]
+    fn an_entry_of_128_bytes_is_its_second_half() {
+        let _kernel = Kernel::real();
+        let entries = Entries::new(2, 128, ForkRanges::default()).unwrap();
+        entries.entry(1).set::<63>(9);
+        entries.entry(2).copy(entries.entry(1));
+        assert_eq!((entries.entry(0).first::<63>(), entries.entry(3).first::<63>()), (9, 9));
+        assert_eq!(entries.entry(0).front(), Some([0; 64]));
+        assert_eq!(Entries::new(2, 64, ForkRanges::default()).unwrap().entry(0).front(), None);
+    }
+}

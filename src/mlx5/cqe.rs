@@ -1,0 +1,244 @@
+//! What a completion queue entry says (`struct mlx5_cqe64`, `struct mlx5_err_cqe` of `<infiniband/mlx5dv.h>`).
+//!
+//! Only field places and the meaning of numbers; nothing read is trusted to be one of them.
+
+use super::wqe;
+use crate::abi::public::*;
+use crate::hw::dma::Entry;
+
+/// Offset of `srqn_uidx`.
+const SRQN_UIDX: usize = 32;
+/// Offset of `imm_inval_pkey`.
+const IMM_INVAL_PKEY: usize = 36;
+/// Offset of `byte_cnt`.
+const BYTE_CNT: usize = 44;
+/// Offset of `timestamp`.
+const TIMESTAMP: usize = 48;
+/// Offset of the word that ends with `vendor_err_synd` and `syndrome`.
+const ERR_SYNDROMES: usize = 52;
+/// Offset of `sop_drop_qpn`.
+const SOP_DROP_QPN: usize = 56;
+/// Offset of the word of `wqe_counter`, `signature` and `op_own`.
+const LAST: usize = 60;
+/// Offset of `op_own`, the byte that the device writes last.
+pub(super) const OP_OWN: usize = 63;
+
+/// `MLX5_CQE_*`: bits 7 to 4 of `op_own`.
+pub(super) mod opcode {
+    pub(crate) const REQ: u32 = 0;
+    pub(crate) const RESP_WR_IMM: u32 = 1;
+    pub(crate) const RESP_SEND: u32 = 2;
+    pub(crate) const RESP_SEND_IMM: u32 = 3;
+    pub(crate) const RESP_SEND_INV: u32 = 4;
+    pub(crate) const RESIZE_CQ: u32 = 5;
+    pub(crate) const REQ_ERR: u32 = 13;
+    pub(crate) const RESP_ERR: u32 = 14;
+    pub(crate) const INVALID: u32 = 15;
+}
+
+/// `MLX5_CQE_OWNER_MASK`.
+pub(super) const OWNER_MASK: u32 = 1;
+/// `MLX5_INLINE_SCATTER_32`: the message is in the completion's first half.
+const INLINE_SCATTER_32: u32 = 0x4;
+/// `MLX5_INLINE_SCATTER_64`: the message is in the 64 bytes before the completion.
+const INLINE_SCATTER_64: u32 = 0x8;
+
+/// `MLX5_CQE_SYNDROME_REMOTE_ABORTED_ERR` with this vendor syndrome: a page of the receive buffer was missing, and the
+/// receive is to be posted again.
+const SYNDROME_REMOTE_ABORTED: u32 = 0x22;
+const VENDOR_SYNDROME_ODP_PFAULT: u32 = 0x93;
+
+/// A completion, with the word read first.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cqe<'a> {
+    entry: Entry<'a>,
+    last: u32,
+}
+
+impl<'a> Cqe<'a> {
+    /// What stands in `entry`; whether it is ours to read is [`Cqe::owned`].
+    #[inline(always)]
+    pub(super) fn read(entry: Entry<'a>) -> Cqe<'a> {
+        Cqe { entry, last: entry.be32::<LAST>() }
+    }
+
+    /// The device wrote it for the lap around the ring that `index` is in. `count` entries are in the ring.
+    #[inline(always)]
+    pub(super) fn owned(self, index: u32, count: u32) -> bool {
+        let lap = u32::from(index & count != 0);
+        self.last & OWNER_MASK == lap && self.opcode() != opcode::INVALID
+    }
+
+    #[inline(always)]
+    pub(super) fn opcode(self) -> u32 {
+        self.last >> 4 & 0xf
+    }
+
+    #[inline(always)]
+    pub(super) fn op_own(self) -> u8 {
+        self.last as u8
+    }
+
+    #[inline(always)]
+    pub(super) fn wqe_counter(self) -> u16 {
+        (self.last >> 16) as u16
+    }
+
+    /// The user index, or the SRQ number of CQE version 0.
+    #[inline(always)]
+    pub(super) fn srqn_uidx(self) -> u32 {
+        self.entry.be32::<SRQN_UIDX>() & 0xff_ffff
+    }
+
+    #[inline(always)]
+    pub(super) fn qpn(self) -> u32 {
+        self.entry.be32::<SOP_DROP_QPN>() & 0xff_ffff
+    }
+
+    /// The flow tag of a received packet, where others have the QP number.
+    #[inline]
+    pub(super) fn flow_tag(self) -> u32 {
+        self.qpn()
+    }
+
+    /// The send opcode, [`wqe::opcode`].
+    #[inline(always)]
+    pub(super) fn send_opcode(self) -> u8 {
+        (self.entry.be32::<SOP_DROP_QPN>() >> 24) as u8
+    }
+
+    #[inline(always)]
+    pub(super) fn byte_cnt(self) -> u32 {
+        self.entry.be32::<BYTE_CNT>()
+    }
+
+    /// As the device wrote it, in network order: `ibv_wc.imm_data`.
+    #[inline(always)]
+    pub(super) fn imm_data(self) -> u32 {
+        self.entry.be32::<IMM_INVAL_PKEY>().to_be()
+    }
+
+    #[inline(always)]
+    pub(super) fn invalidated_rkey(self) -> u32 {
+        self.entry.be32::<IMM_INVAL_PKEY>()
+    }
+
+    #[inline]
+    pub(super) fn timestamp(self) -> u64 {
+        self.entry.be64::<TIMESTAMP>()
+    }
+
+    #[inline(always)]
+    pub(super) fn flags_rqpn(self) -> u32 {
+        self.entry.be32::<24>()
+    }
+
+    #[inline(always)]
+    pub(super) fn src_qp(self) -> u32 {
+        self.flags_rqpn() & 0xff_ffff
+    }
+
+    #[inline(always)]
+    pub(super) fn sl(self) -> u8 {
+        (self.flags_rqpn() >> 24) as u8 & 0xf
+    }
+
+    #[inline(always)]
+    pub(super) fn slid(self) -> u16 {
+        self.entry.be32::<20>() as u16
+    }
+
+    #[inline(always)]
+    pub(super) fn dlid_path_bits(self) -> u8 {
+        (self.entry.be32::<16>() >> 16) as u8 & 0x7f
+    }
+
+    #[inline]
+    pub(super) fn vlan_info(self) -> u16 {
+        self.entry.be32::<28>() as u16
+    }
+
+    /// The checksums of an IPv4 packet were good: `MLX5_CQE_L3_OK`, `MLX5_CQE_L4_OK`, `MLX5_CQE_L3_HDR_TYPE_IPV4`.
+    #[inline]
+    pub(super) fn csum_ok(self) -> bool {
+        let word = self.entry.be32::<28>();
+        word >> 24 & 0x6 == 0x6 && word >> 18 & 0x3 == 0x2
+    }
+
+    #[inline]
+    pub(super) fn vendor_err(self) -> u32 {
+        self.entry.be32::<ERR_SYNDROMES>() >> 8 & 0xff
+    }
+
+    #[inline]
+    pub(super) fn syndrome(self) -> u32 {
+        self.entry.be32::<ERR_SYNDROMES>() & 0xff
+    }
+
+    pub(super) fn is_odp_fault(self) -> bool {
+        self.syndrome() == SYNDROME_REMOTE_ABORTED && self.vendor_err() == VENDOR_SYNDROME_ODP_PFAULT
+    }
+
+    /// The message is in the completion, not in its buffers yet.
+    #[inline(always)]
+    pub(super) fn has_data(self) -> bool {
+        self.last & (INLINE_SCATTER_32 | INLINE_SCATTER_64) != 0
+    }
+
+    /// The bytes of that message: at most 32, or 64 before a completion of 128 bytes.
+    pub(super) fn data(self) -> Option<[u8; 64]> {
+        if self.last & INLINE_SCATTER_32 != 0 {
+            let mut bytes = self.entry.bytes();
+            bytes.iter_mut().skip(32).for_each(|byte| *byte = 0);
+            Some(bytes)
+        } else {
+            self.entry.front()
+        }
+    }
+
+    /// How many bytes [`Cqe::data`] can hold.
+    pub(super) fn data_room(self) -> usize {
+        if self.last & INLINE_SCATTER_32 != 0 { 32 } else { 64 }
+    }
+
+    /// The 64 bytes, for a log.
+    pub(super) fn dump(self) -> [u8; 64] {
+        self.entry.bytes()
+    }
+}
+
+/// `ibv_wc_status` of an error completion's syndrome.
+pub(super) fn status(syndrome: u32) -> u32 {
+    match syndrome {
+        0x01 => IBV_WC_LOC_LEN_ERR,
+        0x02 => IBV_WC_LOC_QP_OP_ERR,
+        0x04 => IBV_WC_LOC_PROT_ERR,
+        0x05 => IBV_WC_WR_FLUSH_ERR,
+        0x06 => IBV_WC_MW_BIND_ERR,
+        0x10 => IBV_WC_BAD_RESP_ERR,
+        0x11 => IBV_WC_LOC_ACCESS_ERR,
+        0x12 => IBV_WC_REM_INV_REQ_ERR,
+        0x13 => IBV_WC_REM_ACCESS_ERR,
+        0x14 => IBV_WC_REM_OP_ERR,
+        0x15 => IBV_WC_RETRY_EXC_ERR,
+        0x16 => IBV_WC_RNR_RETRY_EXC_ERR,
+        SYNDROME_REMOTE_ABORTED => IBV_WC_REM_ABORT_ERR,
+        _ => IBV_WC_GENERAL_ERR,
+    }
+}
+
+/// `ibv_wc_opcode` of a send that the device names by `send_opcode`; `noted` is what the post noted, for those that several
+/// verbs share. `None` for what no verb makes.
+#[inline(always)]
+pub(super) fn send_wc_opcode(send_opcode: u8, noted: u8) -> Option<u32> {
+    Some(match send_opcode {
+        wqe::opcode::RDMA_WRITE | wqe::opcode::RDMA_WRITE_IMM => IBV_WC_RDMA_WRITE,
+        wqe::opcode::SEND | wqe::opcode::SEND_IMM | wqe::opcode::SEND_INVAL => IBV_WC_SEND,
+        wqe::opcode::RDMA_READ => IBV_WC_RDMA_READ,
+        wqe::opcode::ATOMIC_CS => IBV_WC_COMP_SWAP,
+        wqe::opcode::ATOMIC_FA => IBV_WC_FETCH_ADD,
+        wqe::opcode::TSO => IBV_WC_TSO,
+        wqe::opcode::UMR | wqe::opcode::NOP => u32::from(noted),
+        _ => return None,
+    })
+}

@@ -1,0 +1,335 @@
+//! What post and poll share of a queue: the application's word for each work request, and how far the queue has come.
+//!
+//! A post, under its queue's lock, writes entries and the doorbell record; a poll, under the completion queue's lock, reads
+//! entries and moves `retired` (sends) or `tail` (receives). So each word has one writer, and the lock of the one side never
+//! waits for the other.
+//!
+//! The outstanding work requests of a queue can be listed at any time from what is kept anyway ([`SendRing::outstanding`],
+//! [`RecvRing::outstanding`], [`super::srq::Srq::outstanding`]): the doorbell record says how far posting came, `retired`
+//! and `tail` how far completing, and each send entry where the next begins. `limit`, which every post reads, is the number
+//! that may be outstanding: 0 closes the queue.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
+
+use super::dbrec::Dbrec;
+use super::srq;
+use super::wqe;
+use crate::error::Errno;
+use crate::hw::dma::Units;
+
+/// The word of the doorbell record for receives, `MLX5_RCV_DBR`.
+pub(super) const RCV_DBR: usize = 0;
+/// The word of the doorbell record for sends, `MLX5_SND_DBR`.
+pub(super) const SND_DBR: usize = 1;
+
+/// What is noted of a posted send, in one word: `head` its number among the work requests, `next` the block where the WQE
+/// after it begins, `opcode` the `ibv_wc_opcode` of operations that several verbs share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Meta {
+    pub(super) head: u32,
+    pub(super) next: u16,
+    pub(super) opcode: u8,
+}
+
+impl Meta {
+    #[inline(always)]
+    pub(super) const fn pack(self) -> u64 {
+        self.head as u64 | (self.next as u64) << 32 | (self.opcode as u64) << 48
+    }
+
+    #[inline(always)]
+    pub(super) const fn unpack(word: u64) -> Meta {
+        Meta { head: word as u32, next: (word >> 32) as u16, opcode: (word >> 48) as u8 }
+    }
+
+    /// Before the first: the next work request is number 0, at block 0.
+    const NONE: Meta = Meta { head: u32::MAX, next: 0, opcode: 0 };
+}
+
+/// One block of the send queue that a WQE may begin in.
+#[derive(Debug)]
+struct Slot {
+    wr_id: AtomicU64,
+    meta: AtomicU64,
+}
+
+/// A work request that has not completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outstanding {
+    /// The application's word.
+    pub wr_id: u64,
+    /// `ibv_wc_opcode`.
+    pub opcode: u32,
+}
+
+/// The shared part of a send queue.
+#[derive(Debug)]
+pub(super) struct SendRing {
+    slots: Box<[Slot]>,
+    mask: u32,
+    /// The [`Meta`] of the last work request that completed.
+    retired: AtomicU64,
+    /// Work requests that may be outstanding; 0 in states in which nothing is taken.
+    limit: AtomicU32,
+    pub(super) units: Units,
+    pub(super) dbrec: Arc<Dbrec>,
+}
+
+impl SendRing {
+    /// A ring of `blocks`, a power of two, whose WQEs are in `units`.
+    pub(super) fn new(blocks: u32, units: Units, dbrec: Arc<Dbrec>) -> SendRing {
+        let slot = || Slot { wr_id: AtomicU64::new(0), meta: AtomicU64::new(Meta::NONE.pack()) };
+        SendRing {
+            slots: (0..blocks).map(|_| slot()).collect(),
+            mask: blocks.wrapping_sub(1),
+            retired: AtomicU64::new(Meta::NONE.pack()),
+            limit: AtomicU32::new(0),
+            units,
+            dbrec,
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self, block: u32) -> Option<&Slot> {
+        self.slots.get((block & self.mask) as usize)
+    }
+
+    #[inline(always)]
+    pub(super) fn limit(&self) -> u32 {
+        // ORDER: Relaxed: a post that races with a state's change may see either.
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_limit(&self, limit: u32) {
+        // ORDER: Relaxed, see `limit`.
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    /// The number of the oldest work request that has not completed.
+    #[inline(always)]
+    pub(super) fn tail(&self) -> u32 {
+        // ORDER: Acquire, partner is the Release in `complete`: the entry it freed was read before.
+        Meta::unpack(self.retired.load(Ordering::Acquire)).head.wrapping_add(1)
+    }
+
+    /// Notes the work request at `block`.
+    #[inline(always)]
+    pub(super) fn note(&self, block: u32, wr_id: u64, meta: Meta) {
+        if let Some(slot) = self.slot(block) {
+            // ORDER: Relaxed: the device's completion, which follows the doorbell, is what tells the poll to read.
+            slot.wr_id.store(wr_id, Ordering::Relaxed);
+            // ORDER: Relaxed, as above.
+            slot.meta.store(meta.pack(), Ordering::Relaxed);
+        }
+    }
+
+    /// The work request whose WQE began at `counter` completed, and with it all before it: its `wr_id` and what was noted.
+    /// `None` where no such work request is outstanding.
+    #[inline(always)]
+    pub(super) fn complete(&self, counter: u16) -> Option<(u64, Meta)> {
+        let slot = self.slot(u32::from(counter))?;
+        // ORDER: Relaxed: `note` came before the doorbell, and the completion after it.
+        let word = slot.meta.load(Ordering::Relaxed);
+        let meta = Meta::unpack(word);
+        // ORDER: Relaxed: only polls write it, under the CQ's lock.
+        let last = Meta::unpack(self.retired.load(Ordering::Relaxed)).head;
+        // Completed before, or never posted: the device repeats itself, or names a block inside of a WQE.
+        let ahead = meta.head.wrapping_sub(last);
+        if ahead == 0 || ahead > self.mask.wrapping_add(1) {
+            return None;
+        }
+        // ORDER: Relaxed, as for `meta`.
+        let wr_id = slot.wr_id.load(Ordering::Relaxed);
+        // ORDER: Release, partner is the Acquire in `tail`.
+        self.retired.store(word, Ordering::Release);
+        Some((wr_id, meta))
+    }
+
+    /// The queue is empty, as after a reset. Nobody posts or polls it meanwhile.
+    pub(super) fn reset(&self) {
+        for slot in &self.slots {
+            // ORDER: Relaxed: nobody looks.
+            slot.meta.store(Meta::NONE.pack(), Ordering::Relaxed);
+        }
+        // ORDER: Release, partner is the Acquire in `tail`.
+        self.retired.store(Meta::NONE.pack(), Ordering::Release);
+        self.dbrec.record.store::<SND_DBR>(0);
+    }
+
+    /// What was posted and has not completed, in posting order. Nobody posts or polls meanwhile.
+    pub(super) fn outstanding(&self) -> Vec<Outstanding> {
+        let mut found = Vec::new();
+        // ORDER: Acquire, as in `tail`.
+        let retired = Meta::unpack(self.retired.load(Ordering::Acquire));
+        let (mut block, mut number) = (retired.next, retired.head.wrapping_add(1));
+        let end = self.dbrec.record.load::<SND_DBR>() as u16;
+        while block != end && found.len() < self.slots.len() {
+            let Some(slot) = self.slot(u32::from(block)) else { break };
+            // ORDER: Relaxed: the caller keeps posts away.
+            let meta = Meta::unpack(slot.meta.load(Ordering::Relaxed));
+            if meta.head != number {
+                break;
+            }
+            let [ctrl, _] = self.units.get(u32::from(block) * wqe::UNITS_PER_BB);
+            let opcode = super::cqe::send_wc_opcode(wqe::opcode_of(ctrl), meta.opcode).unwrap_or_default();
+            // ORDER: Relaxed, as above.
+            found.push(Outstanding { wr_id: slot.wr_id.load(Ordering::Relaxed), opcode });
+            (block, number) = (meta.next, number.wrapping_add(1));
+        }
+        found
+    }
+
+    /// Hands data that came in the completion to the buffers of the read or atomic at `counter`.
+    pub(super) fn scatter(&self, counter: u16, data: &[u8]) -> Result<(), Errno> {
+        let first = u32::from(counter) * wqe::UNITS_PER_BB;
+        let [ctrl, _] = self.units.get(first);
+        let skip = match wqe::opcode_of(ctrl) {
+            wqe::opcode::RDMA_READ => 2,
+            wqe::opcode::ATOMIC_CS | wqe::opcode::ATOMIC_FA => 3,
+            _ => return Err(Errno::EIO),
+        };
+        let count = wqe::ds_of(ctrl).saturating_sub(skip);
+        if self.units.scatter(first + skip, count, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
+    }
+}
+
+/// The shared part of a receive queue that is a QP's or a WQ's own.
+#[derive(Debug)]
+pub(super) struct RecvRing {
+    wr_ids: Box<[AtomicU64]>,
+    mask: u32,
+    /// log2 of a WQE's units.
+    pub(super) log_units: u32,
+    /// Receives that completed.
+    tail: AtomicU32,
+    /// Receives that may be outstanding; 0 in states in which nothing is taken.
+    limit: AtomicU32,
+    pub(super) units: Units,
+    pub(super) dbrec: Arc<Dbrec>,
+}
+
+impl RecvRing {
+    /// A ring of `count` WQEs, a power of two, of `1 << log_units` units.
+    pub(super) fn new(count: u32, log_units: u32, units: Units, dbrec: Arc<Dbrec>) -> RecvRing {
+        RecvRing {
+            wr_ids: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            mask: count.wrapping_sub(1),
+            log_units,
+            tail: AtomicU32::new(0),
+            limit: AtomicU32::new(0),
+            units,
+            dbrec,
+        }
+    }
+
+    /// WQEs in the ring.
+    pub(super) fn count(&self) -> u32 {
+        self.mask.wrapping_add(1)
+    }
+
+    #[inline(always)]
+    pub(super) fn limit(&self) -> u32 {
+        // ORDER: Relaxed: a post that races with a state's change may see either.
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_limit(&self, limit: u32) {
+        // ORDER: Relaxed, see `limit`.
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    pub(super) fn tail(&self) -> u32 {
+        // ORDER: Acquire, partner is the Release in `complete`: the entry it freed was read before.
+        self.tail.load(Ordering::Acquire)
+    }
+
+    #[inline(always)]
+    pub(super) fn note(&self, head: u32, wr_id: u64) {
+        if let Some(slot) = self.wr_ids.get((head & self.mask) as usize) {
+            // ORDER: Relaxed: the device's completion tells the poll to read.
+            slot.store(wr_id, Ordering::Relaxed);
+        }
+    }
+
+    /// The receive in place `counter` completed: its `wr_id`. `None` where none is outstanding.
+    #[inline(always)]
+    pub(super) fn complete(&self, counter: u16) -> Option<u64> {
+        // ORDER: Relaxed: only polls write it, under the CQ's lock.
+        let tail = self.tail.load(Ordering::Relaxed);
+        if self.dbrec.record.load::<RCV_DBR>() as u16 == tail as u16 {
+            return None;
+        }
+        let slot = self.wr_ids.get((u32::from(counter) & self.mask) as usize)?;
+        // ORDER: Relaxed, see `note`.
+        let wr_id = slot.load(Ordering::Relaxed);
+        // ORDER: Release, partner is the Acquire in `tail`.
+        self.tail.store(tail.wrapping_add(1), Ordering::Release);
+        Some(wr_id)
+    }
+
+    /// The queue is empty, as after a reset. Nobody posts or polls it meanwhile.
+    pub(super) fn reset(&self) {
+        // ORDER: Release, partner is the Acquire in `tail`.
+        self.tail.store(0, Ordering::Release);
+        self.dbrec.record.store::<RCV_DBR>(0);
+    }
+
+    /// What was posted and has not completed, in posting order. Nobody posts or polls meanwhile.
+    pub(super) fn outstanding(&self) -> Vec<Outstanding> {
+        let tail = self.tail();
+        let posted = (self.dbrec.record.load::<RCV_DBR>() as u16).wrapping_sub(tail as u16);
+        (0..u32::from(posted))
+            .filter_map(|at| self.wr_ids.get((tail.wrapping_add(at) & self.mask) as usize))
+            // ORDER: Relaxed: the caller keeps posts away.
+            .map(|slot| Outstanding {
+                wr_id: slot.load(Ordering::Relaxed),
+                opcode: crate::abi::public::IBV_WC_RECV,
+            })
+            .collect()
+    }
+
+    /// Hands data that came in the completion to the buffers of the receive in place `counter`.
+    pub(super) fn scatter(&self, counter: u16, data: &[u8]) -> Result<(), Errno> {
+        let first = (u32::from(counter) & self.mask) << self.log_units;
+        if self.units.scatter(first, 1 << self.log_units, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
+    }
+}
+
+/// Where a QP's receives come from.
+#[derive(Debug)]
+pub(super) enum Receives {
+    None,
+    Own(RecvRing),
+    Shared(Arc<srq::Inner>),
+}
+
+/// A QP, an XRC SRQ or a WQ, as completions name it: what a CQ needs to know of it.
+#[derive(Debug)]
+pub(super) struct Owner {
+    /// What completions call it: see [`Key`].
+    pub(super) key: Key,
+    pub(super) send: Option<SendRing>,
+    pub(super) receives: Receives,
+    /// Received packets carry a checksum verdict.
+    pub(super) csum: core::sync::atomic::AtomicBool,
+}
+
+impl Owner {
+    #[inline]
+    pub(super) fn checks_sums(&self) -> bool {
+        // ORDER: Relaxed: set by a modify long before a packet comes.
+        self.csum.load(Ordering::Relaxed)
+    }
+}
+
+/// The number by which completions name their queue: with CQE version 1 the user index that we chose, with version 0 the QP
+/// number, or the SRQ number with [`Key::SRQ`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key(pub(super) u32);
+
+impl Key {
+    /// Tells SRQ numbers from QP numbers.
+    pub(super) const SRQ: u32 = 1 << 31;
+}

@@ -1,0 +1,370 @@
+//! User access regions: the device pages that doorbells are rung on.
+//!
+//! A page begins with the doorbell of completion queues; from 0x800 on it has registers for send queues, each in two halves
+//! that are used in turn. A register is either one QP's own, and then its send queue's lock orders the stores, or shared,
+//! and then it has a lock. [`Register::ring`] is the only function that rings a send queue's doorbell, [`CqDoorbell::arm`] the
+//! only one for a completion queue.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::env::Env;
+use super::ring::SND_DBR;
+use super::wqe;
+use crate::error::{Errno, Error, Step as _};
+use crate::hw::barrier::{mmio_flush_writes, mmio_wc_start, udma_to_device_barrier};
+use crate::hw::dma::{Record, Units};
+use crate::hw::mmio::{BURST, Mapping, Registers};
+use crate::log;
+use crate::sync::SpinLock;
+use crate::uapi::mlx5::{self as wire, AllocUcontextResp};
+use crate::uapi::sys::{self, Prot};
+use crate::uapi::{CmdFd, Handle};
+
+/// Bytes of a UAR, `MLX5_ADAPTER_PAGE_SIZE`.
+const UAR_SIZE: usize = 4096;
+/// Where the registers begin, `MLX5_BF_OFFSET`.
+const BF_OFFSET: usize = 0x800;
+/// `MLX5_CQ_DOORBELL`.
+const CQ_DOORBELL: usize = 0x20;
+/// Registers of a UAR for user space, `MLX5_NUM_NON_FP_BFREGS_PER_UAR`.
+const REGISTERS_PER_UAR: usize = 2;
+/// All registers of a UAR, `NUM_BFREGS_PER_UAR`.
+const ALL_REGISTERS_PER_UAR: usize = 4;
+/// The page that the kernel maps at once.
+const PAGE: usize = 4096;
+
+/// A register for send queues.
+#[derive(Debug)]
+pub(super) struct Register {
+    registers: Registers,
+    /// Bytes of one half, and whether BlueFlame works here: 0 where it does not.
+    half: u32,
+    /// The offset of the half to use next.
+    turn: AtomicU32,
+    /// Taken around the stores where several send queues use the register.
+    lock: SpinLock<()>,
+    shared: bool,
+    pub(super) place: Place,
+}
+
+/// How the kernel is told of a register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The UAR's number, of a page allocated dynamically.
+    Page(u32),
+    /// The register that the kernel chose from the static ones.
+    Kernel,
+}
+
+impl Register {
+    fn new(
+        mapping: &Arc<Mapping>,
+        offset: usize,
+        half: u32,
+        shared: bool,
+        place: Place,
+    ) -> Result<Register, Errno> {
+        // Without BlueFlame only the first 8 bytes are ever stored to.
+        let len = if half == 0 { 8 } else { 2 * half as usize };
+        let registers = Registers::new(mapping, offset, len)?;
+        Ok(Register { registers, half, turn: AtomicU32::new(0), lock: SpinLock::new(()), shared, place })
+    }
+
+    /// Bytes of a WQE that BlueFlame takes.
+    pub(super) fn half(&self) -> u32 {
+        self.half
+    }
+
+    /// Tells the device that a send queue's WQEs up to block `post` are there. `at` is the unit where the last one begins,
+    /// `burst` its length in units if it shall be written to the register itself.
+    ///
+    /// PRM: post_send_db of rdma-core. The caller holds the send queue's lock.
+    #[inline(always)]
+    pub(super) fn ring(&self, record: &Record, post: u32, units: &Units, at: u32, burst: u32) {
+        // The WQEs are in memory before the record lets the device read them.
+        udma_to_device_barrier();
+        record.store::<SND_DBR>(post & 0xffff);
+        if self.shared {
+            let _guard = self.lock.lock();
+            // The record is there before the doorbell makes the device read it. On x86 the locked exchange that took the lock
+            // orders write-combining stores as a fence does.
+            #[cfg(not(target_arch = "x86_64"))]
+            mmio_wc_start();
+            self.store(units, at, burst);
+        } else {
+            // The record is there before the doorbell makes the device read it.
+            mmio_wc_start();
+            self.store(units, at, burst);
+        }
+    }
+
+    /// The stores themselves, within the lock that orders them.
+    #[inline(always)]
+    fn store(&self, units: &Units, at: u32, burst: u32) {
+        // ORDER: Relaxed: ordered by the lock, this register's or the send queue's.
+        let turn = self.turn.load(Ordering::Relaxed);
+        if burst == 0 {
+            let [ctrl, _] = units.get(at);
+            self.registers.store64(turn as usize, ctrl);
+        } else {
+            for block in 0..burst.div_ceil(wqe::UNITS_PER_BB) {
+                let from = at.wrapping_add(block * wqe::UNITS_PER_BB);
+                self.registers.store_burst(turn as usize + block as usize * BURST, &units.burst(from));
+            }
+        }
+        // Within the lock: another CPU's later doorbell must not overtake this one in a write-combining buffer. Before the
+        // turn, to be on the way early.
+        mmio_flush_writes();
+        // ORDER: Relaxed, as above.
+        self.turn.store(turn ^ self.half, Ordering::Relaxed);
+    }
+}
+
+/// The doorbell of completion queues.
+#[derive(Debug, Clone)]
+pub(super) struct CqDoorbell {
+    registers: Registers,
+    /// The page's number for create_cq; `None` where the kernel has chosen.
+    pub(super) page_id: Option<u32>,
+}
+
+impl CqDoorbell {
+    fn new(mapping: &Arc<Mapping>, page_id: Option<u32>) -> Result<CqDoorbell, Errno> {
+        Ok(CqDoorbell { registers: Registers::new(mapping, CQ_DOORBELL, 8)?, page_id })
+    }
+
+    /// Rings with `command` (the word of the arm record) for CQ `cqn`.
+    #[inline]
+    pub(super) fn arm(&self, command: u32, cqn: u32) {
+        // The record is in memory before the device is told.
+        mmio_wc_start();
+        self.registers.store64(0, (u64::from(command) << 32 | u64::from(cqn)).to_be());
+        mmio_flush_writes();
+    }
+}
+
+/// The pages of a context, and who has which register.
+#[derive(Debug)]
+pub(super) struct Uars {
+    fd: CmdFd,
+    /// Bytes of a BlueFlame register; 0: the device or the machine has none.
+    bf_reg_size: u32,
+    uars_per_page: u32,
+    shut_up_bf: bool,
+    single_threaded: bool,
+    max_dedicated: usize,
+    max_shared: usize,
+    pub(super) cq: CqDoorbell,
+    /// The register without BlueFlame on the CQ's page; `None` on kernels without dynamic UARs.
+    nc: Option<Arc<Register>>,
+    /// Registers by number, where the kernel hands out static ones.
+    fixed: Vec<Arc<Register>>,
+    free: Mutex<Free>,
+    /// UAR objects of the kernel, freed with the context's file.
+    pages: Mutex<Vec<Handle>>,
+}
+
+#[derive(Debug, Default)]
+struct Free {
+    dedicated: VecDeque<Arc<Register>>,
+    thread_domain: VecDeque<Arc<Register>>,
+    shared: Vec<Arc<Register>>,
+    made_dedicated: usize,
+}
+
+/// A register in use; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Use {
+    pub(super) register: Arc<Register>,
+    list: List,
+    uars: Arc<Uars>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum List {
+    Dedicated,
+    ThreadDomain,
+    /// Counted by who has it, or not to be given back.
+    Other,
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let mut free = self.uars.free.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.list {
+            List::Dedicated => free.dedicated.push_back(self.register.clone()),
+            List::ThreadDomain => free.thread_domain.push_back(self.register.clone()),
+            List::Other => {}
+        }
+    }
+}
+
+/// Maps the page at `offset` of the context's file.
+fn map(fd: CmdFd, offset: u64, len: usize) -> Result<Arc<Mapping>, Errno> {
+    // Write only, as the kernel wants UARs; on x86 that is readable too.
+    sys::map_device(fd.fd, len, Prot::Write, offset).map(|map| Arc::new(Mapping::new(map)))
+}
+
+impl Uars {
+    /// Maps what the context `resp` tells of needs from the start.
+    pub(super) fn new(fd: CmdFd, resp: &AllocUcontextResp, env: &Env) -> Result<Arc<Uars>, Error> {
+        let uars_per_page = if resp.log_uar_size == 0 { 1 } else { resp.num_uars_per_page.max(1) };
+        if uars_per_page as usize * UAR_SIZE > PAGE {
+            // Pages larger than 4 KiB hold several UARs; no such machine is served yet.
+            return Err(Error::new("map UARs of a machine with large pages", Errno::EOPNOTSUPP));
+        }
+        let (mut fixed, nc, cq);
+        let mut pages = Vec::new();
+        if resp.tot_bfregs == 0 {
+            fixed = Vec::new();
+            let page = wire::alloc_uar(fd, wire::UAR_ALLOC_TYPE_NC).step("allocate the doorbell page")?;
+            let mapping = map(fd, page.mmap_offset, page_len(page.length)).step("map the doorbell page")?;
+            pages.push(page.handle);
+            let place = Place::Page(page.page_id);
+            // Several QPs may ring here, each with a store of 8 bytes that needs no order among them but the flush.
+            let register = Register::new(&mapping, BF_OFFSET, 0, false, place).step("find the doorbell")?;
+            nc = Some(Arc::new(register));
+            cq = CqDoorbell::new(&mapping, Some(page.page_id)).step("find the CQ doorbell")?;
+        } else {
+            let command = if env.shut_up_bf { wire::MMAP_NC_PAGE } else { wire::MMAP_REGULAR_PAGE };
+            let count = (resp.tot_bfregs as usize).div_ceil(REGISTERS_PER_UAR);
+            fixed = Vec::with_capacity(count * ALL_REGISTERS_PER_UAR);
+            let mut first = None;
+            for index in 0..count {
+                let offset = wire::mmap_offset(command, index as u64, PAGE as u64);
+                let regular = wire::mmap_offset(wire::MMAP_REGULAR_PAGE, index as u64, PAGE as u64);
+                let mapping =
+                    map(fd, offset, PAGE)
+                        .or_else(|errno| {
+                            if command == wire::MMAP_NC_PAGE { map(fd, regular, PAGE) } else { Err(errno) }
+                        })
+                        .step("map a UAR page")?;
+                for k in 0..ALL_REGISTERS_PER_UAR {
+                    let number = fixed.len();
+                    // Register 0 is the one that nobody takes turns on.
+                    let half = if number == 0 || env.shut_up_bf { 0 } else { resp.bf_reg_size / 2 };
+                    let shared = number != 0
+                        && !env.single_threaded
+                        && number.div_ceil(2)
+                            < resp.tot_bfregs as usize - env.low_lat_uuars.min(resp.tot_bfregs as usize);
+                    let at = BF_OFFSET + k * resp.bf_reg_size as usize;
+                    let register =
+                        Register::new(&mapping, at, half, shared, Place::Kernel).step("find a register")?;
+                    fixed.push(Arc::new(register));
+                }
+                first.get_or_insert(mapping);
+            }
+            let mapping = first.ok_or(Error::new("find the first UAR page", Errno::EPROTO))?;
+            nc = None;
+            cq = CqDoorbell::new(&mapping, None).step("find the CQ doorbell")?;
+        }
+        Ok(Arc::new(Uars {
+            fd,
+            bf_reg_size: resp.bf_reg_size,
+            uars_per_page,
+            shut_up_bf: env.shut_up_bf,
+            single_threaded: env.single_threaded,
+            max_dedicated: env.low_lat_uuars,
+            max_shared: env.total_uuars - env.low_lat_uuars,
+            cq,
+            nc,
+            fixed,
+            free: Mutex::default(),
+            pages: Mutex::new(pages),
+        }))
+    }
+
+    /// Whether the kernel chooses the register of a QP.
+    pub(super) fn kernel_chooses(&self) -> bool {
+        self.nc.is_none()
+    }
+
+    /// The register that the kernel chose.
+    pub(super) fn chosen(self: &Arc<Uars>, number: u32) -> Result<Use, Errno> {
+        // A number beyond those that were mapped is an address that nobody may use.
+        let register = self.fixed.get(number as usize).ok_or(Errno::EPROTO)?.clone();
+        Ok(Use { register, list: List::Other, uars: self.clone() })
+    }
+
+    /// The registers of a new BlueFlame page.
+    fn new_page(&self, shared: bool) -> Result<Vec<Arc<Register>>, Errno> {
+        let page = wire::alloc_uar(self.fd, wire::UAR_ALLOC_TYPE_BF)?;
+        let mapping = map(self.fd, page.mmap_offset, page_len(page.length))
+            .inspect_err(|_| super::undo(wire::free_uar(self.fd, page.handle)))?;
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner).push(page.handle);
+        let shared = shared && !self.single_threaded;
+        (0..REGISTERS_PER_UAR * self.uars_per_page as usize)
+            .map(|number| {
+                let (uar, k) = (number / REGISTERS_PER_UAR, number % REGISTERS_PER_UAR);
+                let at = uar * UAR_SIZE + BF_OFFSET + k * self.bf_reg_size as usize;
+                let place = Place::Page(page.page_id + uar as u32);
+                Register::new(&mapping, at, self.bf_reg_size / 2, shared, place).map(Arc::new)
+            })
+            .collect()
+    }
+
+    fn without_blueflame(self: &Arc<Uars>) -> Result<Use, Errno> {
+        let register = self.nc.clone().ok_or(Errno::EOPNOTSUPP)?;
+        Ok(Use { register, list: List::Other, uars: self.clone() })
+    }
+
+    /// A register for a QP: one of its own while there are, then the shared one with the fewest users.
+    pub(super) fn for_qp(self: &Arc<Uars>) -> Result<Use, Errno> {
+        if self.shut_up_bf || self.bf_reg_size == 0 {
+            return self.without_blueflame();
+        }
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.dedicated.is_empty() && free.made_dedicated < self.max_dedicated {
+            match self.new_page(false) {
+                Ok(registers) => {
+                    free.made_dedicated += registers.len();
+                    free.dedicated.extend(registers);
+                }
+                Err(errno) => {
+                    // No write combining, or no page left: the plain doorbell always works.
+                    log::info!("no BlueFlame page ({errno}): doorbells without");
+                    drop(free);
+                    return self.without_blueflame();
+                }
+            }
+        }
+        if let Some(register) = free.dedicated.pop_front() {
+            return Ok(Use { register, list: List::Dedicated, uars: self.clone() });
+        }
+        if free.shared.len() < self.max_shared
+            && let Ok(registers) = self.new_page(true)
+        {
+            free.shared.extend(registers);
+        }
+        let register = free.shared.iter().min_by_key(|register| Arc::strong_count(register)).cloned();
+        drop(free);
+        match register {
+            Some(register) => Ok(Use { register, list: List::Other, uars: self.clone() }),
+            None => self.without_blueflame(),
+        }
+    }
+
+    /// A register for a thread domain: nobody else has it.
+    pub(super) fn for_thread_domain(self: &Arc<Uars>) -> Result<Use, Errno> {
+        if self.bf_reg_size == 0 {
+            return self.without_blueflame();
+        }
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.thread_domain.is_empty() {
+            let registers = self.new_page(false)?;
+            free.thread_domain.extend(registers);
+        }
+        let register = free.thread_domain.pop_front().ok_or(Errno::ENOMEM)?;
+        Ok(Use { register, list: List::ThreadDomain, uars: self.clone() })
+    }
+}
+
+/// Bytes to map of a page whose length the kernel says; one page where it says nonsense.
+fn page_len(length: u32) -> usize {
+    match length as usize {
+        len if len.is_multiple_of(PAGE) && (PAGE..=1 << 20).contains(&len) => len,
+        _ => PAGE,
+    }
+}
