@@ -41,11 +41,11 @@ const _: () = {
     assert!(offset_of!(ibv_wc, dlid_path_bits) == offset_of!(Wc, dlid_path_bits));
 };
 
-/// Whether this is a success with an opcode that verbs.h knows: it counts them from 0 for sends and from `IBV_WC_RECV` for
-/// receives, up to the same number.
+/// Whether both the status and the opcode are ones that verbs.h knows: it counts opcodes from 0 for sends and from
+/// `IBV_WC_RECV` for receives, up to the same number.
 #[inline(always)]
 fn plain(wc: &ibv_wc) -> bool {
-    wc.status == IBV_WC_SUCCESS && wc.opcode & !IBV_WC_RECV <= IBV_WC_ATOMIC_WRITE
+    wc.status <= IBV_WC_GENERAL_ERR && wc.opcode & !IBV_WC_RECV <= IBV_WC_ATOMIC_WRITE
 }
 
 /// What is not [`plain`]. A failure is given on as it is; its opcode is undefined (ibv_poll_cq(3)). A status or opcode that verbs.h
