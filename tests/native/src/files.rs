@@ -1,0 +1,84 @@
+//! The descriptors of this process that are ours, and what stands behind each.
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::driver::{self, ContextId};
+
+/// What a descriptor of ours is.
+#[derive(Clone, Debug)]
+pub(crate) enum File {
+    /// A uverbs device, opened.
+    Command(Arc<Opened>),
+}
+
+/// One opening of a device; the last descriptor of it that is closed ends it.
+#[derive(Debug)]
+pub(crate) struct Opened(pub(crate) ContextId);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        driver::close(self.0);
+    }
+}
+
+static FILES: RwLock<BTreeMap<RawFd, File>> = RwLock::new(BTreeMap::new());
+
+/// A bit for each low descriptor that may be ours, so that calls on all others pay one load.
+static KNOWN: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+
+fn bit(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
+    let fd = usize::try_from(fd).ok()?;
+    Some((KNOWN.get(fd / 64)?, 1 << (fd % 64)))
+}
+
+/// What stands behind a descriptor, if it is ours.
+pub(crate) fn get(fd: RawFd) -> Option<File> {
+    if fd < 0 {
+        return None;
+    }
+    // ORDER: a program that uses a descriptor got it from us before, by whatever orders its threads.
+    if bit(fd).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit == 0) {
+        return None;
+    }
+    FILES.read().get(&fd).cloned()
+}
+
+/// Makes a descriptor ours; what it was before is forgotten.
+pub(crate) fn insert(fd: RawFd, file: File) {
+    if let Some((word, bit)) = bit(fd) {
+        // ORDER: as in `get`.
+        word.fetch_or(bit, Ordering::Relaxed);
+    }
+    let before = FILES.write().insert(fd, file);
+    drop(before);
+}
+
+/// The descriptor is closed, or becomes something else.
+pub(crate) fn remove(fd: RawFd) {
+    if get(fd).is_none() {
+        return;
+    }
+    if let Some((word, bit)) = bit(fd) {
+        // ORDER: as in `get`.
+        word.fetch_and(!bit, Ordering::Relaxed);
+    }
+    // Dropped after the lock is given back: closing takes others.
+    let before = FILES.write().remove(&fd);
+    drop(before);
+}
+
+/// `to` is now the same file as `from`, whatever that is.
+pub(crate) fn copied(from: RawFd, to: RawFd) {
+    if from == to {
+        return;
+    }
+    match get(from) {
+        Some(file) => insert(to, file),
+        None => remove(to),
+    }
+}

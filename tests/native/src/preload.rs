@@ -1,0 +1,338 @@
+//! The C library's functions that are taken over: whatever does not concern our devices goes on to the library's own.
+//!
+//! `open`, `ioctl` and `fcntl` are variadic in C. Here they have all their arguments: the calling conventions of Linux pass
+//! the same registers, and an argument that the caller left out is not looked at.
+#![allow(unsafe_code, reason = "these are the C library's functions, with its pointers")]
+
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
+use std::sync::Arc;
+
+use crate::files::{File, Opened};
+use crate::next::{self, set_errno};
+use crate::{Errno, driver, files, sysfs, uapi};
+
+/// A path as the C library shall see it.
+enum Place {
+    /// As it was given.
+    Given(*const c_char),
+    /// In our tree.
+    Tree(CString),
+    /// A uverbs device.
+    Node(u32),
+}
+
+impl Place {
+    /// # Safety
+    /// `path` is null or a C string, for as long as the place is used.
+    unsafe fn of(path: *const c_char) -> Place {
+        if path.is_null() {
+            return Place::Given(path);
+        }
+        // SAFETY: the caller's contract.
+        let name = unsafe { CStr::from_ptr(path) };
+        if let Some(number) = sysfs::node(name) {
+            return Place::Node(number);
+        }
+        sysfs::translate(name).map_or(Place::Given(path), Place::Tree)
+    }
+
+    /// For functions that look and do not open.
+    fn as_ptr(&self) -> *const c_char {
+        match self {
+            Place::Given(path) => *path,
+            Place::Tree(path) => path.as_ptr(),
+            // What stands behind an open one; one that is not there is nowhere.
+            Place::Node(number) if driver::exists(*number) => c"/dev/null".as_ptr(),
+            Place::Node(_) => c"/dev/infiniband/none".as_ptr(),
+        }
+    }
+}
+
+fn fail(Errno(errno): Errno) -> c_int {
+    set_errno(errno);
+    -1
+}
+
+/// # Safety
+/// As of `openat`.
+unsafe fn open_any(dir: c_int, path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+    // SAFETY: the caller's contract.
+    let place = unsafe { Place::of(path) };
+    let opened = match place {
+        Place::Node(number) => match driver::open(number) {
+            Ok(id) => Some(Arc::new(Opened(id))),
+            Err(errno) => return fail(errno),
+        },
+        _ => None,
+    };
+    // SAFETY: the caller's contract; our own paths are C strings, too.
+    let fd = unsafe { next::openat(dir, place.as_ptr(), flags, mode) };
+    match opened {
+        Some(opened) if fd >= 0 => files::insert(fd, File::Command(opened)),
+        _ => {}
+    }
+    fd
+}
+
+/// # Safety
+/// As of `mmap`.
+unsafe fn map(
+    at: *mut c_void,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: libc::off_t,
+) -> *mut c_void {
+    let Some(File::Command(opened)) = files::get(fd).filter(|_| flags & libc::MAP_ANONYMOUS == 0) else {
+        // SAFETY: the caller's contract.
+        return unsafe { next::mmap(at, len, prot, flags, fd, offset) };
+    };
+    let (prot, flags) = (prot | libc::PROT_READ, (flags & !libc::MAP_SHARED) | libc::MAP_PRIVATE);
+    let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+    // SAFETY: the caller's contract, but for what is mapped.
+    let place = unsafe { next::mmap(at, len, prot, flags, -1, 0) };
+    if place == libc::MAP_FAILED {
+        return place;
+    }
+    let offset = u64::try_from(offset).unwrap_or(u64::MAX);
+    if let Err(errno) = driver::mapped(opened.0, offset, place.expose_provenance() as u64) {
+        // SAFETY: the mapping is this function's own.
+        unsafe { libc::munmap(place, len) };
+        fail(errno);
+        return libc::MAP_FAILED;
+    }
+    place
+}
+
+/// # Safety
+/// As of `fcntl`.
+unsafe fn control(fd: c_int, command: c_int, arg: c_long) -> c_int {
+    // SAFETY: the caller's contract.
+    let done = unsafe { next::fcntl(fd, command, arg) };
+    if done >= 0 && matches!(command, libc::F_DUPFD | libc::F_DUPFD_CLOEXEC) {
+        files::copied(fd, done);
+    }
+    done
+}
+
+/// Defines functions of the C library.
+macro_rules! take_over {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty $body:block)*) => {$(
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As of the C library's.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($arg: $ty),*) -> $ret $body
+    )*};
+}
+
+take_over! {
+    /// `open(2)`.
+    fn open(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { open_any(libc::AT_FDCWD, path, flags, mode) }
+    }
+
+    /// `open(2)`, large files.
+    fn open64(path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { open_any(libc::AT_FDCWD, path, flags, mode) }
+    }
+
+    /// `openat(2)`.
+    fn openat(dir: c_int, path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { open_any(dir, path, flags, mode) }
+    }
+
+    /// `openat(2)`, large files.
+    fn openat64(dir: c_int, path: *const c_char, flags: c_int, mode: libc::mode_t) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { open_any(dir, path, flags, mode) }
+    }
+
+    /// `open(2)` without a mode, of programs compiled with checks.
+    fn __open_2(path: *const c_char, flags: c_int) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { open_any(libc::AT_FDCWD, path, flags, 0) }
+    }
+
+    /// `open(2)` without a mode, large files.
+    fn __open64_2(path: *const c_char, flags: c_int) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { open_any(libc::AT_FDCWD, path, flags, 0) }
+    }
+
+    /// `opendir(3)`.
+    fn opendir(path: *const c_char) -> *mut libc::DIR {
+        // SAFETY: the caller's contract.
+        let place = unsafe { Place::of(path) };
+        // SAFETY: the caller's contract.
+        unsafe { next::opendir(place.as_ptr()) }
+    }
+
+    /// `fopen(3)`.
+    fn fopen(path: *const c_char, mode: *const c_char) -> *mut libc::FILE {
+        // SAFETY: the caller's contract.
+        let place = unsafe { Place::of(path) };
+        // SAFETY: the caller's contract.
+        unsafe { next::fopen(place.as_ptr(), mode) }
+    }
+
+    /// `fopen(3)`, large files.
+    fn fopen64(path: *const c_char, mode: *const c_char) -> *mut libc::FILE {
+        // SAFETY: the caller's contract.
+        let place = unsafe { Place::of(path) };
+        // SAFETY: the caller's contract.
+        unsafe { next::fopen(place.as_ptr(), mode) }
+    }
+
+    /// `stat(2)`.
+    fn stat(path: *const c_char, to: *mut libc::stat) -> c_int {
+        // SAFETY: the caller's contract.
+        let place = unsafe { Place::of(path) };
+        // SAFETY: the caller's contract.
+        unsafe { next::stat(place.as_ptr(), to) }
+    }
+
+    /// `stat(2)`, large files: the same struct on 64-bit systems.
+    fn stat64(path: *const c_char, to: *mut libc::stat) -> c_int {
+        // SAFETY: the caller's contract.
+        let place = unsafe { Place::of(path) };
+        // SAFETY: the caller's contract.
+        unsafe { next::stat(place.as_ptr(), to) }
+    }
+
+    /// `lstat(2)`.
+    fn lstat(path: *const c_char, to: *mut libc::stat) -> c_int {
+        // SAFETY: the caller's contract.
+        let place = unsafe { Place::of(path) };
+        // SAFETY: the caller's contract.
+        unsafe { next::lstat(place.as_ptr(), to) }
+    }
+
+    /// `access(2)`.
+    fn access(path: *const c_char, mode: c_int) -> c_int {
+        // SAFETY: the caller's contract.
+        let place = unsafe { Place::of(path) };
+        // SAFETY: the caller's contract.
+        unsafe { next::access(place.as_ptr(), mode) }
+    }
+
+    /// `readlink(2)`.
+    fn readlink(path: *const c_char, to: *mut c_char, len: usize) -> isize {
+        // SAFETY: the caller's contract.
+        let place = unsafe { Place::of(path) };
+        // SAFETY: the caller's contract.
+        unsafe { next::readlink(place.as_ptr(), to, len) }
+    }
+
+    /// `socket(2)`: there is no RDMA netlink, so that devices are looked for in sysfs.
+    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+        if domain == libc::AF_NETLINK && protocol == libc::NETLINK_RDMA {
+            return fail(Errno(libc::EPROTONOSUPPORT));
+        }
+        // SAFETY: the caller's contract.
+        unsafe { next::socket(domain, kind, protocol) }
+    }
+
+    /// `ioctl(2)`.
+    fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
+        match files::get(fd) {
+            Some(File::Command(opened)) if request == uapi::RDMA_VERBS_IOCTL => {
+                match driver::ioctl(opened.0, arg.expose_provenance() as u64) {
+                    Ok(()) => 0,
+                    Err(errno) => fail(errno),
+                }
+            }
+            // SAFETY: the caller's contract.
+            _ => unsafe { next::ioctl(fd, request, arg) },
+        }
+    }
+
+    /// `mmap(2)`.
+    fn mmap(
+        at: *mut c_void,
+        len: usize,
+        prot: c_int,
+        flags: c_int,
+        fd: c_int,
+        offset: libc::off_t
+    ) -> *mut c_void {
+        // SAFETY: the caller's contract.
+        unsafe { map(at, len, prot, flags, fd, offset) }
+    }
+
+    /// `mmap(2)`, large files.
+    fn mmap64(
+        at: *mut c_void,
+        len: usize,
+        prot: c_int,
+        flags: c_int,
+        fd: c_int,
+        offset: libc::off_t
+    ) -> *mut c_void {
+        // SAFETY: the caller's contract.
+        unsafe { map(at, len, prot, flags, fd, offset) }
+    }
+
+    /// `close(2)`.
+    fn close(fd: c_int) -> c_int {
+        files::remove(fd);
+        // SAFETY: the caller's contract.
+        unsafe { next::close(fd) }
+    }
+
+    /// `dup(2)`.
+    fn dup(fd: c_int) -> c_int {
+        // SAFETY: the caller's contract.
+        let copy = unsafe { next::dup(fd) };
+        if copy >= 0 {
+            files::copied(fd, copy);
+        }
+        copy
+    }
+
+    /// `dup2(2)`.
+    fn dup2(from: c_int, to: c_int) -> c_int {
+        // SAFETY: the caller's contract.
+        let copy = unsafe { next::dup2(from, to) };
+        if copy >= 0 {
+            files::copied(from, copy);
+        }
+        copy
+    }
+
+    /// `dup3(2)`.
+    fn dup3(from: c_int, to: c_int, flags: c_int) -> c_int {
+        // SAFETY: the caller's contract.
+        let copy = unsafe { next::dup3(from, to, flags) };
+        if copy >= 0 {
+            files::copied(from, copy);
+        }
+        copy
+    }
+
+    /// `fcntl(2)`.
+    fn fcntl(fd: c_int, command: c_int, arg: c_long) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { control(fd, command, arg) }
+    }
+
+    /// `fcntl(2)`, large files.
+    fn fcntl64(fd: c_int, command: c_int, arg: c_long) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { control(fd, command, arg) }
+    }
+}
+
+extern "C" fn leave() {
+    sysfs::remove();
+}
+
+/// Removes our tree when the process ends in order.
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static LEAVE: extern "C" fn() = leave;

@@ -1,0 +1,93 @@
+//! The bed under real programs: unmodified providers and tools, in the pairings that there are.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+/// Who serves the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Provider {
+    Stock,
+    Holdfast,
+}
+
+/// What all tests share.
+struct Bed {
+    library: PathBuf,
+    /// What `RDMAV_DRIVERS` names: a plug-in's file without `-rdmavN.so`.
+    holdfast: PathBuf,
+    workshop: tempfile::TempDir,
+}
+
+static BED: LazyLock<Bed> = LazyLock::new(Bed::new);
+
+/// A file that cargo left beside this test.
+fn built(name: &str) -> PathBuf {
+    let beside = std::env::current_exe().unwrap().with_file_name(name);
+    let above = beside.parent().and_then(Path::parent).map(|directory| directory.join(name));
+    let found = [Some(beside), above].into_iter().flatten().find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("cargo left no {name}"))
+}
+
+impl Bed {
+    fn new() -> Bed {
+        let workshop = tempfile::tempdir().unwrap();
+        let holdfast = workshop.path().join("libholdfast");
+        for number in [33, 34, 57, 59, 64, 65] {
+            let plugin = format!("{}-rdmav{number}.so", holdfast.display());
+            std::os::unix::fs::symlink(built("libholdfast.so"), plugin).unwrap();
+        }
+        Bed { library: built("libholdfast_sim.so"), holdfast, workshop }
+    }
+
+    /// Compiles a client of `clients/`.
+    fn client(&self, name: &str) -> PathBuf {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("clients/{name}.c"));
+        let program = self.workshop.path().join(name);
+        let mut compiler = Command::new(std::env::var_os("CC").unwrap_or_else(|| "gcc".into()));
+        compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]);
+        compiler.args(["-O2", "-g", "-o"]).arg(&program).arg(source).args(["-libverbs", "-lpthread"]);
+        let output = compiler.output().expect("gcc and libibverbs-dev are needed");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        program
+    }
+
+    /// A program on the bed.
+    fn command(&self, provider: Provider, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env("LD_PRELOAD", &self.library).env_remove("RDMAV_DRIVERS");
+        if provider == Provider::Holdfast {
+            command.env("RDMAV_DRIVERS", &self.holdfast);
+        }
+        command
+    }
+}
+
+fn check(output: &Output, what: &str) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what}: {}\n{text}\n{errors}", output.status);
+    text
+}
+
+fn each(run: impl Fn(Provider)) {
+    [Provider::Stock, Provider::Holdfast].into_iter().for_each(run);
+}
+
+#[test]
+fn the_null_engine_completes_what_it_is_told_to() {
+    let client = BED.client("null");
+    each(|provider| {
+        let output = BED.command(provider, &client).env("HOLDFAST_LOG", "debug").output().unwrap();
+        check(&output, &format!("{provider:?}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("mlx5_0"), provider == Provider::Holdfast, "who served: {said}");
+    });
+}
