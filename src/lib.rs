@@ -5,13 +5,14 @@
 //! architecture section has the picture and one walk through it.
 //!
 //! Direction, held by a test (`tests/layering.rs`), each uses only what stands to its right:
-//! `register, capi -> verbs -> {mlx5, rxe} -> family -> hw -> uapi -> abi -> error, log, config, sync`.
+//! `register, capi -> verbs -> {mlx5, rxe} -> family -> {ha, hw} -> uapi -> abi -> error, log, config, sync`.
 
 pub mod abi;
 pub mod capi;
 pub mod config;
 pub mod error;
 pub mod family;
+pub mod ha;
 pub mod hw;
 pub mod log;
 pub mod mlx5;

@@ -13,6 +13,14 @@
     reason = "a lock is where exclusive access is made; std's guard cannot outlive a C call"
 )]
 
+/// The atomics that `ha` is made of: loom's where a model is checked.
+pub mod atomic {
+    #[cfg(not(loom))]
+    pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+    #[cfg(loom)]
+    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+}
+
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};

@@ -1,6 +1,6 @@
 //! Holds the direction of the source tree: each module names only modules that stand to its right.
 //!
-//! `register, capi -> verbs -> {mlx5, rxe} -> ha -> family -> hw -> uapi -> abi -> {error, log, config, sync}`
+//! `register, capi -> verbs -> {mlx5, rxe} -> family -> {ha, hw} -> uapi -> abi -> {error, log, config, sync}`
 //!
 //! The checker reads the source as text, without comments and literals, and looks for paths that begin with `crate::`
 //! (groups included) or climb to the crate's root by `super::`. It also holds where `unsafe` may be lifted.
@@ -15,9 +15,8 @@ const STEPS: &[&[&str]] = &[
     &["register", "capi"],
     &["verbs"],
     &["mlx5", "rxe"],
-    &["ha"],
     &["family"],
-    &["hw"],
+    &["hw", "ha"],
     &["uapi"],
     &["abi"],
     &["error", "log", "config", "sync"],

@@ -1,0 +1,332 @@
+//! A context's way from alive to gone.
+//!
+//! | from | sign | to |
+//! |---|---|---|
+//! | alive | early FATAL, removal begun, node gone, forced | dying |
+//! | alive, dying | final FATAL, stopped | gone |
+//! | dying | the wait is over | gone |
+//! | | any other | as it was |
+//!
+//! *Dying*: no post rings any more, completions are still believed, nothing is flushed: the device may still write.
+//! *Gone*: nothing more is believed to come; what is owed is flushed.
+
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Where a context is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Phase {
+    /// As far as anybody knows.
+    Alive = 0,
+    /// See the module.
+    Dying = 1,
+    /// See the module.
+    Gone = 2,
+}
+
+/// What tells of a device's death.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Sign {
+    /// The driver reported a fatal error; the kernel's objects are still there (`DEVICE_FATAL` with a port number).
+    Early = 1,
+    /// The kernel has destroyed this context's objects (`DEVICE_FATAL` with element 0).
+    Final = 2,
+    /// The kernel began to take the device away: our completion channel is closed.
+    Removing = 3,
+    /// The device's node is gone, with a driver that waits for its users to let go.
+    NodeGone = 4,
+    /// The application asked for it.
+    Forced = 5,
+    /// We had every queue pair destroyed: the device does not touch our memory any more.
+    Stopped = 6,
+    /// The time in which the final sign should have come has passed.
+    WaitOver = 7,
+}
+
+impl Sign {
+    const ALL: [Sign; 7] = [
+        Sign::Early,
+        Sign::Final,
+        Sign::Removing,
+        Sign::NodeGone,
+        Sign::Forced,
+        Sign::Stopped,
+        Sign::WaitOver,
+    ];
+
+    /// For people.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Sign::Early => "the driver reported a fatal error",
+            Sign::Final => "the kernel took the device away",
+            Sign::Removing => "the kernel is taking the device away",
+            Sign::NodeGone => "the device's node is gone",
+            Sign::Forced => "the application asked for it",
+            Sign::Stopped => "the queue pairs were stopped",
+            Sign::WaitOver => "no final sign came in time",
+        }
+    }
+}
+
+/// The one transition function.
+#[must_use]
+pub fn next(phase: Phase, sign: Sign) -> Phase {
+    match (phase, sign) {
+        (_, Sign::Final | Sign::Stopped) => Phase::Gone,
+        (Phase::Dying, Sign::WaitOver) => Phase::Gone,
+        (Phase::Alive, Sign::WaitOver) => Phase::Alive,
+        (Phase::Alive, Sign::Early | Sign::Removing | Sign::NodeGone | Sign::Forced) => Phase::Dying,
+        (phase, _) => phase,
+    }
+}
+
+/// A transition that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Before.
+    pub from: Phase,
+    /// After; not the same.
+    pub to: Phase,
+}
+
+/// What to do when a work request was kept while somebody sleeps for its completion.
+pub type Kick = Box<dyn Fn() + Send + Sync>;
+
+/// What a context, its queues and whoever watches it share.
+pub struct Life {
+    phase: AtomicU32,
+    /// The first sign, as its number; 0: none.
+    first: AtomicU32,
+    /// Nanoseconds after `born` of the first sign, of the gates being closed, and of the end; 0: not yet.
+    since: AtomicU64,
+    closed: AtomicU64,
+    gone: AtomicU64,
+    /// Posts that were kept since the gates closed.
+    kept: AtomicU64,
+    /// CQs armed since then, whose sleepers are owed an event at the next post that is kept.
+    sleepers: AtomicU32,
+    kick: OnceLock<Kick>,
+    born: Instant,
+}
+
+impl core::fmt::Debug for Life {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Life").field("phase", &self.phase()).field("first", &self.first_sign()).finish_non_exhaustive()
+    }
+}
+
+impl Default for Life {
+    fn default() -> Life {
+        Life {
+            phase: AtomicU32::new(Phase::Alive as u32),
+            first: AtomicU32::new(0),
+            since: AtomicU64::new(0),
+            closed: AtomicU64::new(0),
+            gone: AtomicU64::new(0),
+            kept: AtomicU64::new(0),
+            sleepers: AtomicU32::new(0),
+            kick: OnceLock::new(),
+            born: Instant::now(),
+        }
+    }
+}
+
+impl Life {
+    fn nanoseconds(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// Where it is.
+    #[inline(always)]
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        // ORDER: Acquire, partner is the exchange in `note`: who sees it gone sees what was done before.
+        match self.phase.load(Ordering::Acquire) {
+            0 => Phase::Alive,
+            1 => Phase::Dying,
+            _ => Phase::Gone,
+        }
+    }
+
+    /// Whether nothing may be asked of the device any more.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.phase() != Phase::Alive
+    }
+
+    /// Whether what is owed is flushed.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.phase() == Phase::Gone
+    }
+
+    /// A sign came. Of several that come at once each change is told to one.
+    pub fn note(&self, sign: Sign) -> Option<Change> {
+        loop {
+            let from = self.phase();
+            let to = next(from, sign);
+            if from == to {
+                return None;
+            }
+            let now = self.nanoseconds();
+            // ORDER: AcqRel, partner is the load in `phase`: what was done before the change is seen after it.
+            let changed =
+                self.phase.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Relaxed);
+            if changed.is_err() {
+                continue;
+            }
+            if from == Phase::Alive {
+                // ORDER: Relaxed: for people and clocks.
+                self.first.store(sign as u32, Ordering::Relaxed);
+                // ORDER: Relaxed, as above.
+                self.since.store(now, Ordering::Relaxed);
+            }
+            if to == Phase::Gone {
+                // ORDER: Relaxed, as above.
+                self.gone.store(now, Ordering::Relaxed);
+            }
+            return Some(Change { from, to });
+        }
+    }
+
+    /// Every gate is closed and no store is under way.
+    pub fn quiesced(&self) {
+        // ORDER: Relaxed: for people and clocks; the first one counts.
+        let _ = self.closed.compare_exchange(0, self.nanoseconds(), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The first sign.
+    #[must_use]
+    pub fn first_sign(&self) -> Option<Sign> {
+        // ORDER: Relaxed: for people.
+        let number = self.first.load(Ordering::Relaxed);
+        Sign::ALL.into_iter().find(|sign| *sign as u32 == number)
+    }
+
+    /// How long ago the first sign came, the gates were closed, and the context was gone, each in nanoseconds.
+    #[must_use]
+    pub fn ages(&self) -> [Option<u64>; 3] {
+        let now = self.nanoseconds();
+        [&self.since, &self.closed, &self.gone].map(|at| {
+            // ORDER: Relaxed: for people and clocks.
+            let at = at.load(Ordering::Relaxed);
+            (at != 0).then(|| now.saturating_sub(at))
+        })
+    }
+
+    /// Who is told of posts that are kept while somebody sleeps. The first one given counts.
+    pub fn set_kick(&self, kick: Kick) {
+        let _ = self.kick.set(kick);
+    }
+
+    /// Work requests were kept: their queue lists them.
+    #[cold]
+    pub fn keep(&self) {
+        // ORDER: SeqCst, partner is `sleep`: either the sleeper's look at the queue finds the post, or this finds the sleeper.
+        self.kept.fetch_add(1, Ordering::SeqCst);
+        // ORDER: SeqCst, as above.
+        if self.sleepers.load(Ordering::SeqCst) != 0
+            && let Some(kick) = self.kick.get()
+        {
+            kick();
+        }
+    }
+
+    /// How many posts were kept so far: as long as it does not change there is nothing new to flush.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        // ORDER: SeqCst, see `keep`.
+        self.kept.load(Ordering::SeqCst)
+    }
+
+    /// A CQ was armed with nothing to poll.
+    pub fn sleep(&self) {
+        // ORDER: SeqCst, partner is `keep`.
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// `count` of them were woken or went away.
+    pub fn wake(&self, count: u32) {
+        // ORDER: SeqCst, as for `sleep`.
+        self.sleepers.fetch_sub(count, Ordering::SeqCst);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_table_of_the_module() {
+        use Phase::{Alive, Dying, Gone};
+        for sign in [Sign::Early, Sign::Removing, Sign::NodeGone, Sign::Forced] {
+            assert_eq!((next(Alive, sign), next(Dying, sign), next(Gone, sign)), (Dying, Dying, Gone), "{sign:?}");
+        }
+        for sign in [Sign::Final, Sign::Stopped] {
+            assert_eq!((next(Alive, sign), next(Dying, sign), next(Gone, sign)), (Gone, Gone, Gone), "{sign:?}");
+        }
+        assert_eq!(
+            (next(Alive, Sign::WaitOver), next(Dying, Sign::WaitOver), next(Gone, Sign::WaitOver)),
+            (Alive, Gone, Gone)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_goes_back_and_each_change_is_told_once(signs in prop::collection::vec(0..Sign::ALL.len(), 0..20)) {
+            let life = Life::default();
+            let mut at = Phase::Alive;
+            let mut first = None;
+            for sign in signs.into_iter().map(|sign| Sign::ALL[sign]) {
+                let change = life.note(sign);
+                prop_assert_eq!(change, (next(at, sign) != at).then(|| Change { from: at, to: next(at, sign) }));
+                if let Some(change) = change {
+                    prop_assert!(change.to > change.from);
+                    first = first.or(Some(sign));
+                    at = change.to;
+                }
+                prop_assert_eq!(life.phase(), at);
+                prop_assert_eq!(life.first_sign(), first);
+                let [since, _, gone] = life.ages();
+                prop_assert_eq!((since.is_some(), gone.is_some()), (at != Phase::Alive, at == Phase::Gone));
+            }
+        }
+    }
+
+    #[test]
+    fn of_threads_that_bring_the_same_news_one_is_told() {
+        for _ in 0..200 {
+            let life = Life::default();
+            let told: usize = std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    (0..4).map(|_| scope.spawn(|| usize::from(life.note(Sign::Early).is_some()))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+            });
+            assert_eq!(told, 1);
+        }
+    }
+
+    #[test]
+    fn a_kept_post_kicks_only_for_sleepers() {
+        use std::sync::Arc;
+        let (life, kicks) = (Life::default(), Arc::new(AtomicU32::new(0)));
+        let count = kicks.clone();
+        // ORDER: Relaxed: one thread.
+        life.set_kick(Box::new(move || drop(count.fetch_add(1, Ordering::Relaxed))));
+        life.keep();
+        life.sleep();
+        life.keep();
+        life.wake(1);
+        life.keep();
+        // ORDER: Relaxed: one thread.
+        assert_eq!((life.kept(), kicks.load(Ordering::Relaxed)), (3, 1));
+    }
+}

@@ -1,0 +1,81 @@
+//! What news mean, and how long to wait for the next.
+
+use std::time::Duration;
+
+use super::life::{Life, Phase, Sign};
+
+/// `IBV_EVENT_DEVICE_FATAL`.
+const DEVICE_FATAL: u32 = 8;
+/// `IBV_EVENT_PORT_ERR`.
+const PORT_ERR: u32 = 10;
+
+/// Between the closing of our channel and the final FATAL the kernel only destroys objects; should the event be lost, which
+/// happens where the kernel has no memory for it, this is long enough.
+pub const AFTER_REMOVING: Duration = Duration::from_secs(2);
+
+/// What an async event tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Of death.
+    Sign(Sign),
+    /// Look whether the device's node is still there.
+    Look,
+    /// Of something else.
+    Other,
+}
+
+/// What the event `event_type` about `element` tells.
+#[must_use]
+pub fn news(event_type: u32, element: u64) -> News {
+    match event_type {
+        // The driver names a port; the kernel, as it disassociates, none.
+        DEVICE_FATAL if element == 0 => News::Sign(Sign::Final),
+        DEVICE_FATAL => News::Sign(Sign::Early),
+        PORT_ERR => News::Look,
+        _ => News::Other,
+    }
+}
+
+/// How long a context may still wait for its final sign: `None` where it waits for none. `patience` is what the user allows
+/// after an early sign.
+#[must_use]
+pub fn remaining(life: &Life, patience: Duration) -> Option<Duration> {
+    if life.phase() != Phase::Dying {
+        return None;
+    }
+    let allowed = match life.first_sign() {
+        Some(Sign::Removing) => AFTER_REMOVING.min(patience),
+        _ => patience,
+    };
+    let [since, ..] = life.ages();
+    Some(allowed.saturating_sub(Duration::from_nanos(since.unwrap_or(0))))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fatal_events_are_told_apart_by_their_element() {
+        assert_eq!(news(8, 0), News::Sign(Sign::Final));
+        assert_eq!(news(8, 1), News::Sign(Sign::Early));
+        assert_eq!(news(10, 1), News::Look);
+        assert_eq!(news(9, 1), News::Other);
+    }
+
+    #[test]
+    fn only_the_dying_wait_and_not_for_ever() {
+        let life = Life::default();
+        assert_eq!(remaining(&life, Duration::ZERO), None);
+        life.note(Sign::Early);
+        assert_eq!(remaining(&life, Duration::ZERO), Some(Duration::ZERO));
+        let long = remaining(&life, Duration::from_secs(3600)).unwrap();
+        assert!(long > Duration::from_secs(3000) && long <= Duration::from_secs(3600), "{long:?}");
+        life.note(Sign::WaitOver);
+        assert_eq!(remaining(&life, Duration::from_secs(3600)), None);
+
+        let removing = Life::default();
+        removing.note(Sign::Removing);
+        assert!(remaining(&removing, Duration::from_secs(3600)).unwrap() <= AFTER_REMOVING);
+    }
+}
