@@ -6,6 +6,7 @@
 
 use core::mem::MaybeUninit;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 
 use crate::abi::host::ForkRanges;
 use crate::abi::public::{
@@ -13,6 +14,8 @@ use crate::abi::public::{
 };
 use crate::abi::wr::{InlineData, RecvWrs, SendWrs};
 use crate::error::{Errno, Error};
+use crate::ha::ledger::Outstanding;
+use crate::ha::life::Life;
 use crate::sync::{Locking, SpinLock};
 use crate::uapi::wire::{AhAttr, ExQueryDeviceResp, ModifyQp};
 use crate::uapi::{CmdFd, Handle};
@@ -26,6 +29,8 @@ pub struct Device {
     pub ibdev: String,
     /// The application's async event file: affiliated events of its objects go there.
     pub async_fd: RawFd,
+    /// Whether it is still there.
+    pub life: Arc<Life>,
 }
 
 /// A work request that was refused, and why. Those before it in the list are posted.
@@ -228,6 +233,9 @@ pub trait CompletionQueue: Send {
     /// Ends the batch: the current completion is consumed.
     fn end(&mut self);
 
+    /// Whether a poll would give something: a completion, or once the device is gone a work request to flush.
+    fn is_pending(&mut self) -> bool;
+
     /// `ibv_wc_read_opcode` of the current completion, and so on.
     fn opcode(&self) -> u32;
     #[allow(missing_docs, reason = "named as in verbs.h")]
@@ -341,6 +349,16 @@ pub trait QueuePair: Send + Sync {
     /// The send queue, for the builders.
     fn send_queue(&self) -> &SpinLock<Self::Sq>;
 
+    /// Closes both queues for good: the device hears of no post that begins later, which is kept instead. Does not wait.
+    fn close(&self);
+
+    /// Whether every post that began before [`QueuePair::close`] has ended. Between the two, each CPU passes a barrier.
+    fn is_quiet(&self) -> bool;
+
+    /// What was posted and has not completed, in posting order: sends, then receives of its own queue. Nobody posts or polls
+    /// meanwhile.
+    fn outstanding(&self) -> Vec<Outstanding>;
+
     /// `ibv_wr_set_ud_addr`, under the send queue's lock.
     fn set_ud_addr(sq: &mut Self::Sq, ah: &Self::Ah, remote_qpn: u32, remote_qkey: u32);
 }
@@ -352,6 +370,12 @@ pub trait SharedReceiveQueue: Send + Sync {
     /// # Errors
     /// The first work request that was refused.
     fn post_recv(&self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>>;
+
+    /// As [`QueuePair::close`]. What is kept stays so until the SRQ is destroyed.
+    fn close(&self);
+
+    /// As [`QueuePair::is_quiet`].
+    fn is_quiet(&self) -> bool;
 }
 
 /// A device family: what the verbs layer is generic over.

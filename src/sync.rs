@@ -121,6 +121,14 @@ impl<T> SpinLock<T> {
         self.locked.store(false, Ordering::Release);
     }
 
+    /// Whether nobody holds the lock at some moment during the call. Where the lock does not lock this tells of the mark that its
+    /// one thread leaves while it uses the value: whoever asks has had each CPU pass a barrier since it wrote what that thread
+    /// is to see.
+    pub fn is_idle(&self) -> bool {
+        // ORDER: Acquire, partner is the Release store in `release`: what the last holder wrote is seen.
+        !self.locked.load(Ordering::Acquire)
+    }
+
     /// The value, for a thread that took the lock with [`SpinLock::acquire`].
     ///
     /// # Safety

@@ -116,7 +116,10 @@ pub struct Life {
 
 impl core::fmt::Debug for Life {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Life").field("phase", &self.phase()).field("first", &self.first_sign()).finish_non_exhaustive()
+        f.debug_struct("Life")
+            .field("phase", &self.phase())
+            .field("first", &self.first_sign())
+            .finish_non_exhaustive()
     }
 }
 
@@ -268,10 +271,18 @@ mod tests {
     fn the_table_of_the_module() {
         use Phase::{Alive, Dying, Gone};
         for sign in [Sign::Early, Sign::Removing, Sign::NodeGone, Sign::Forced] {
-            assert_eq!((next(Alive, sign), next(Dying, sign), next(Gone, sign)), (Dying, Dying, Gone), "{sign:?}");
+            assert_eq!(
+                (next(Alive, sign), next(Dying, sign), next(Gone, sign)),
+                (Dying, Dying, Gone),
+                "{sign:?}"
+            );
         }
         for sign in [Sign::Final, Sign::Stopped] {
-            assert_eq!((next(Alive, sign), next(Dying, sign), next(Gone, sign)), (Gone, Gone, Gone), "{sign:?}");
+            assert_eq!(
+                (next(Alive, sign), next(Dying, sign), next(Gone, sign)),
+                (Gone, Gone, Gone),
+                "{sign:?}"
+            );
         }
         assert_eq!(
             (next(Alive, Sign::WaitOver), next(Dying, Sign::WaitOver), next(Gone, Sign::WaitOver)),
@@ -320,7 +331,9 @@ mod tests {
         let (life, kicks) = (Life::default(), Arc::new(AtomicU32::new(0)));
         let count = kicks.clone();
         // ORDER: Relaxed: one thread.
-        life.set_kick(Box::new(move || drop(count.fetch_add(1, Ordering::Relaxed))));
+        life.set_kick(Box::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        }));
         life.keep();
         life.sleep();
         life.keep();

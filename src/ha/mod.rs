@@ -14,5 +14,6 @@
 
 pub mod flush;
 pub mod gate;
+pub mod ledger;
 pub mod life;
 pub mod watch;

@@ -12,9 +12,12 @@ use super::cqe::{self, Cqe, opcode};
 use super::dbrec::Dbrec;
 use super::ring::{Key, Outstanding, Owner, Receives};
 use super::srq;
+use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
 use crate::error::Errno;
 use crate::family::{self, CompletionQueue, Head};
+use crate::ha::flush::Flush;
+use crate::ha::life::Life;
 use crate::hw::barrier::{udma_from_device_barrier, udma_to_device_barrier};
 use crate::hw::dma::Entries;
 use crate::log;
@@ -31,11 +34,54 @@ const REQ_NOT_SOL: u32 = 1 << 24;
 /// What counts of an index in records.
 const INDEX: u32 = 0xff_ffff;
 
+bitflags::bitflags! {
+    /// What of a queue pair completes to a CQ.
+    #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+    pub(super) struct Role: u8 {
+        const SENDS = 1 << 0;
+        const RECEIVES = 1 << 1;
+    }
+}
+
 /// One place of [`Owners`].
 #[derive(Debug, Default, Clone)]
 struct Place {
     key: u32,
+    role: Role,
     owner: Option<Arc<Owner>>,
+}
+
+impl Place {
+    /// The oldest work request that its queues owe to this CQ, struck off, and whose: sends first.
+    fn flush(&self) -> Option<Flushed> {
+        let owner = self.owner.as_deref()?;
+        let send = owner.send.as_ref().filter(|_| self.role.contains(Role::SENDS));
+        if let Some(wr) = send.and_then(super::ring::SendRing::flush) {
+            return Some(Flushed { wr, qpn: owner.qpn, received: false });
+        }
+        match &owner.receives {
+            Receives::Own(ring) if self.role.contains(Role::RECEIVES) => {
+                Some(Flushed { wr: ring.flush()?, qpn: owner.qpn, received: true })
+            }
+            // Those of an SRQ stay in it.
+            _ => None,
+        }
+    }
+
+    /// Whether [`Place::flush`] would find one.
+    fn owes(&self) -> bool {
+        let Some(owner) = self.owner.as_deref() else { return false };
+        let sends = self.role.contains(Role::SENDS) && owner.send.as_ref().is_some_and(|ring| ring.owes());
+        let own = matches!(&owner.receives, Receives::Own(ring) if ring.owes());
+        sends || (self.role.contains(Role::RECEIVES) && own)
+    }
+}
+
+/// A work request that ends because the device is gone.
+struct Flushed {
+    wr: Outstanding,
+    qpn: u32,
+    received: bool,
 }
 
 /// The queues that complete to a CQ, by key: an open table, at most half full.
@@ -99,16 +145,17 @@ impl Owners {
         }
     }
 
-    fn insert(&mut self, owner: &Arc<Owner>) {
+    fn insert(&mut self, owner: &Arc<Owner>, role: Role) {
         let key = owner.key.0;
-        if self.search(key).is_some() {
+        if let Some(place) = self.search(key).and_then(|at| self.places.get_mut(at)) {
+            place.role |= role;
             return;
         }
         if (self.count + 1) * 2 > self.places.len() {
             self.rebuild(((self.count + 1) * 2).next_power_of_two().max(4), None);
         }
         let at = self.home(key);
-        Owners::put(&mut self.places, at, Place { key, owner: Some(owner.clone()) });
+        Owners::put(&mut self.places, at, Place { key, role, owner: Some(owner.clone()) });
         self.count += 1;
     }
 
@@ -138,6 +185,11 @@ pub struct Cq {
     clock: Option<Arc<Clock>>,
     /// An entry that cannot be believed was reported: once is enough.
     reported: bool,
+    life: Arc<Life>,
+    /// Once the device is gone: the walk round the queues, and the entries that it wrote, which are not looked at any more.
+    flush: Flush,
+    left: Option<Entries>,
+    fork: ForkRanges,
 }
 
 /// What arms a CQ, beside its lock: a thread may arm while another polls.
@@ -322,7 +374,14 @@ fn byte_len(cqe: Cqe<'_>) -> u32 {
 
 impl Cq {
     /// A queue of `entries`, none of which the device has written.
-    pub(super) fn new(entries: Entries, by_uidx: bool, dbrec: Arc<Dbrec>, clock: Option<Arc<Clock>>) -> Cq {
+    pub(super) fn new(
+        entries: Entries,
+        by_uidx: bool,
+        dbrec: Arc<Dbrec>,
+        clock: Option<Arc<Clock>>,
+        life: Arc<Life>,
+        fork: ForkRanges,
+    ) -> Cq {
         Cq {
             entries,
             consumer: 0,
@@ -334,6 +393,10 @@ impl Cq {
             failed: false,
             clock,
             reported: false,
+            life,
+            flush: Flush::default(),
+            left: None,
+            fork,
         }
     }
 
@@ -350,14 +413,16 @@ impl Cq {
     }
 
     /// Completions of `owner` come here from now on.
-    pub(super) fn attach(&mut self, owner: &Arc<Owner>) {
-        self.owners.insert(owner);
+    pub(super) fn attach(&mut self, owner: &Arc<Owner>, role: Role) {
+        self.owners.insert(owner, role);
+        self.flush.again();
     }
 
     /// No completion of `owner` comes any more, and those that came are taken out.
     pub(super) fn detach(&mut self, owner: &Owner) {
         self.clean(owner);
         self.owners.remove(owner.key.0);
+        self.flush.again();
     }
 
     /// What is outstanding of each queue that completes here.
@@ -501,7 +566,7 @@ impl Cq {
             let index = self.consumer;
             let cqe = Cqe::read(self.entries.entry(index));
             if !cqe.owned(index, self.entries.count()) {
-                return Err(Errno::ENOENT);
+                return if self.life.is_gone() { self.load_flushed() } else { Err(Errno::ENOENT) };
             }
             // The entry is read after the byte that says it is ours.
             udma_from_device_barrier();
@@ -525,6 +590,62 @@ impl Cq {
     #[inline(always)]
     fn current(&self) -> Cqe<'_> {
         Cqe::read(self.entries.entry(self.current))
+    }
+
+    /// Looks at what the device wrote for the last time; then puts an entry of our own in place of the ring. Whether that
+    /// is done: not while there are entries to give on, which may have come after the poll looked and before the device was
+    /// gone.
+    fn turn(&mut self) -> Result<bool, Errno> {
+        if self.left.is_some() {
+            return Ok(true);
+        }
+        if self.written(self.consumer).is_some() {
+            return Ok(false);
+        }
+        let own = Entries::new(1, 64, self.fork)?;
+        Cq::prepare(&own);
+        self.left = Some(core::mem::replace(&mut self.entries, own));
+        (self.consumer, self.current) = (0, 0);
+        Ok(true)
+    }
+
+    fn next_flushed(&mut self) -> Option<Flushed> {
+        let places = &self.owners.places;
+        self.flush.next(&self.life, places.len(), |at| places.get(at)?.flush())
+    }
+
+    /// What an empty poll of a device that is gone finds.
+    #[cold]
+    fn flushed(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<usize, Errno> {
+        if !self.turn()? {
+            return self.poll(out);
+        }
+        let mut polled = 0;
+        for place in out {
+            let Some(Flushed { wr, qpn, .. }) = self.next_flushed() else { break };
+            place.write(ibv_wc {
+                wr_id: wr.wr_id,
+                status: IBV_WC_WR_FLUSH_ERR,
+                opcode: wr.opcode,
+                vendor_err: cqe::FLUSHED_VENDOR_ERR,
+                qp_num: qpn,
+                ..ibv_wc::zeroed()
+            });
+            polled += 1;
+        }
+        Ok(polled)
+    }
+
+    /// As [`Cq::flushed`], for the extended interface: the entry of our own says what the device would have.
+    #[cold]
+    fn load_flushed(&mut self) -> Result<Head, Errno> {
+        if !self.turn()? {
+            return self.load();
+        }
+        let Flushed { wr, qpn, received } = self.next_flushed().ok_or(Errno::ENOENT)?;
+        cqe::put_flushed(self.entries.entry(0), qpn, received);
+        (self.noted, self.failed) = (wr.opcode as u8, true);
+        Ok(Head { wr_id: wr.wr_id, status: IBV_WC_WR_FLUSH_ERR })
     }
 }
 
@@ -608,7 +729,7 @@ impl CompletionQueue for Cq {
         }
         if index == self.consumer {
             // Nothing to tell the device: an empty poll touches nothing but the entry.
-            return Ok(0);
+            return if self.life.is_gone() { self.flushed(out) } else { Ok(0) };
         }
         self.consumer = index;
         self.publish();
@@ -634,6 +755,11 @@ impl CompletionQueue for Cq {
     #[inline]
     fn end(&mut self) {
         self.publish();
+    }
+
+    fn is_pending(&mut self) -> bool {
+        self.written(self.consumer).is_some()
+            || (self.life.is_gone() && self.owners.places.iter().any(Place::owes))
     }
 
     fn opcode(&self) -> u32 {

@@ -207,6 +207,25 @@ impl<'a> Cqe<'a> {
     }
 }
 
+/// The vendor syndrome of a flushed work request, as ConnectX gives it.
+pub(super) const FLUSHED_VENDOR_ERR: u32 = 0xf9;
+
+/// Writes the completion of a flushed work request of QP `qpn`, for readers of single fields. It does not look like one that
+/// the device wrote for the first lap around a ring.
+pub(super) fn put_flushed(entry: Entry<'_>, qpn: u32, received: bool) {
+    let [_, high, middle, low] = qpn.to_be_bytes();
+    entry.set::<{ SOP_DROP_QPN + 1 }>(high);
+    entry.set::<{ SOP_DROP_QPN + 2 }>(middle);
+    entry.set::<{ SOP_DROP_QPN + 3 }>(low);
+    entry.set::<{ ERR_SYNDROMES + 2 }>(FLUSHED_VENDOR_ERR as u8);
+    entry.set::<{ ERR_SYNDROMES + 3 }>(SYNDROME_FLUSHED);
+    let code = if received { opcode::RESP_ERR } else { opcode::REQ_ERR };
+    entry.set::<OP_OWN>((code << 4 | OWNER_MASK) as u8);
+}
+
+/// `MLX5_CQE_SYNDROME_WR_FLUSH_ERR`.
+const SYNDROME_FLUSHED: u8 = 0x05;
+
 /// `ibv_wc_status` of an error completion's syndrome.
 pub(super) fn status(syndrome: u32) -> u32 {
     match syndrome {

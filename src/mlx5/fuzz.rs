@@ -23,16 +23,23 @@ const BLOCKS: u32 = 32;
 fn owner(key: u32, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
     let memory = Memory::new(8192, ForkRanges::default()).ok()?;
     let dbrec = pool.take().ok()?;
-    let send = SendRing::new(BLOCKS, Units::new(&memory, 4096, BLOCKS * 4).ok()?, dbrec.clone());
-    send.set_limit(BLOCKS);
+    let send =
+        SendRing::new(BLOCKS, Units::new(&memory, 4096, BLOCKS * 4).ok()?, dbrec.clone(), Arc::default());
+    send.gate.set(BLOCKS);
     let receives = if shared {
         let shape = super::shape::Srq { count: 16, log_units: 1 };
         let units = Units::new(&memory, 0, 32).ok()?;
         Receives::Shared(Arc::new(srq::Inner::new(shape, units, pool.take().ok()?, Locking::YES)))
     } else {
-        Receives::Own(RecvRing::new(16, 0, Units::new(&memory, 0, 16).ok()?, dbrec))
+        Receives::Own(RecvRing::new(16, 0, Units::new(&memory, 0, 16).ok()?, dbrec, Arc::default()))
     };
-    Some(Arc::new(Owner { key: Key(key), send: Some(send), receives, csum: AtomicBool::new(false) }))
+    Some(Arc::new(Owner {
+        key: Key(key),
+        send: Some(send),
+        receives,
+        qpn: key,
+        csum: AtomicBool::new(false),
+    }))
 }
 
 /// Polls a CQ whose entries are `data`, through both interfaces, with work requests outstanding on two QPs. Nothing may panic
@@ -63,11 +70,11 @@ pub fn fuzz_cq(data: &[u8]) {
         entry.set::<61>(byte() & 0x1f);
         entry.set::<63>(byte() & !0x0c);
     }
-    let mut cq = Cq::new(entries, shape[1] & 1 == 0, dbrec, None);
+    let mut cq = Cq::new(entries, shape[1] & 1 == 0, dbrec, None, Arc::default(), ForkRanges::default());
     let mut owners = Vec::new();
     for (key, shared) in [(0, false), (1, true)] {
         let Some(owner) = owner(key, &pool, shared) else { return };
-        cq.attach(&owner);
+        cq.attach(&owner, super::cq::Role::all());
         let mut sq = SendQueue::new(Shape { max_sge: 1, qpn: key, ..Shape::default() }, owner.clone(), None);
         sq.start();
         for id in 0..u64::from(shape[2] % 32) {

@@ -55,6 +55,7 @@ use crate::uapi::wire::{AhAttr, ExModifyQp, ExQueryDeviceResp, ModifyQp, QpCap};
 use crate::uapi::{self, CmdFd, DriverId, Handle, Udata};
 
 pub use ah::Ah;
+use cq::Role;
 pub use cq::{Arm, Cq};
 pub use ring::Outstanding;
 pub use send::SendQueue;
@@ -163,19 +164,6 @@ pub struct Qp {
     _index: Option<Index>,
 }
 
-impl Qp {
-    /// What was posted and has not completed, in posting order: sends, then receives of its own queue. Nobody posts or
-    /// polls meanwhile.
-    #[must_use]
-    pub fn outstanding(&self) -> Vec<Outstanding> {
-        let mut found = self.owner.send.as_ref().map(SendRing::outstanding).unwrap_or_default();
-        if let Receives::Own(ring) = &self.owner.receives {
-            found.extend(ring.outstanding());
-        }
-        found
-    }
-}
-
 impl QueuePair for Qp {
     type Ah = Ah;
     type Sq = SendQueue;
@@ -200,6 +188,27 @@ impl QueuePair for Qp {
     #[inline(always)]
     fn send_queue(&self) -> &SpinLock<SendQueue> {
         &self.sq
+    }
+
+    fn close(&self) {
+        if let Some(send) = &self.owner.send {
+            send.gate.close();
+        }
+        if let Receives::Own(ring) = &self.owner.receives {
+            ring.gate.close();
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.sq.is_idle() && self.rq.as_ref().is_none_or(SpinLock::is_idle)
+    }
+
+    fn outstanding(&self) -> Vec<Outstanding> {
+        let mut found = self.owner.send.as_ref().map(SendRing::outstanding).unwrap_or_default();
+        if let Receives::Own(ring) = &self.owner.receives {
+            found.extend(ring.outstanding());
+        }
+        found
     }
 
     fn set_ud_addr(sq: &mut SendQueue, ah: &Ah, remote_qpn: u32, remote_qkey: u32) {
@@ -280,8 +289,13 @@ impl Mlx5 {
 
     /// A QP with nothing to post to: an XRC receiver.
     fn receiver(&self, index: Option<Index>, key: Key) -> Result<Qp, Errno> {
-        let owner =
-            Arc::new(Owner { key, send: None, receives: Receives::None, csum: AtomicBool::new(false) });
+        let owner = Arc::new(Owner {
+            key,
+            send: None,
+            receives: Receives::None,
+            qpn: 0,
+            csum: AtomicBool::new(false),
+        });
         let shape = send::Shape { transport: send::transport::XRC, ..send::Shape::default() };
         Ok(Qp {
             sq: SpinLock::new(SendQueue::new(shape, owner.clone(), None)),
@@ -467,7 +481,7 @@ impl Family for Mlx5 {
         let made =
             uapi::cq::create(device.fd, &create, Udata::both(&command, &mut resp)).step("create the CQ")?;
         let arm = Arm::new(dbrec.clone(), self.uars.cq.clone(), resp.cqn);
-        let cq = Cq::new(entries, self.by_uidx(), dbrec, clock);
+        let cq = Cq::new(entries, self.by_uidx(), dbrec, clock, device.life.clone(), self.fork);
         Ok(CreatedCq { handle: made.handle, queue: cq, arm, cqe: count - 1 })
     }
 
@@ -533,8 +547,8 @@ impl Family for Mlx5 {
         let owner = cq.map(|cq| {
             let key = Key(if self.by_uidx() { uidx } else { resp.srqn | Key::SRQ });
             let receives = Receives::Shared(inner.clone());
-            let owner = Arc::new(Owner { key, send: None, receives, csum: AtomicBool::new(false) });
-            cq.lock().attach(&owner);
+            let owner = Arc::new(Owner { key, send: None, receives, qpn: 0, csum: AtomicBool::new(false) });
+            cq.lock().attach(&owner, Role::RECEIVES);
             owner
         });
         let object = Srq { inner, owner, _index: index };
@@ -633,7 +647,7 @@ impl Family for Mlx5 {
             } else {
                 let count = sizes.sq_blocks * wqe::UNITS_PER_BB;
                 let units = Units::new(&memory, sizes.sq_offset(), count).step(lay_out)?;
-                Some(SendRing::new(sizes.sq_blocks, units, dbrec.clone()))
+                Some(SendRing::new(sizes.sq_blocks, units, dbrec.clone(), device.life.clone()))
             };
             let receives = if let Some(srq) = attached.srq {
                 Receives::Shared(srq.inner.clone())
@@ -641,10 +655,17 @@ impl Family for Mlx5 {
                 Receives::None
             } else {
                 let units = Units::new(&memory, 0, sizes.rq_count << sizes.rq_log_units).step(lay_out)?;
-                Receives::Own(RecvRing::new(sizes.rq_count, sizes.rq_log_units, units, dbrec.clone()))
+                Receives::Own(RecvRing::new(
+                    sizes.rq_count,
+                    sizes.rq_log_units,
+                    units,
+                    dbrec.clone(),
+                    device.life.clone(),
+                ))
             };
             let key = Key(if self.by_uidx() { uidx } else { made.qp_num });
-            let owner = Arc::new(Owner { key, send, receives, csum: AtomicBool::new(false) });
+            let owner =
+                Arc::new(Owner { key, send, receives, qpn: made.qp_num, csum: AtomicBool::new(false) });
             let shape = send::Shape {
                 transport: send::transport_of(request.qp_type),
                 sq_sig_all: request.sq_sig_all,
@@ -653,12 +674,18 @@ impl Family for Mlx5 {
                 qpn: made.qp_num,
                 max_sge: request.cap.max_send_sge,
                 max_inline: sizes.max_inline,
+                max_post: sizes.max_post,
             };
             Ok((owner, shape, register))
         })();
         let (owner, shape, register) =
             built.inspect_err(|_: &Error| undo(uapi::qp::destroy(device.fd, made.handle)))?;
-        each_cq(attached, |cq| cq.attach(&owner));
+        if let Some(cq) = attached.recv_cq {
+            cq.lock().attach(&owner, Role::RECEIVES);
+        }
+        if let Some(cq) = attached.send_cq {
+            cq.lock().attach(&owner, Role::SENDS);
+        }
         let rq = matches!(owner.receives, Receives::Own(_))
             .then(|| SpinLock::with(request.locking, RecvQueue::new(sizes.max_recv_sge(), owner.clone())));
         request.cap = ibv_qp_cap {
@@ -691,25 +718,25 @@ impl Family for Mlx5 {
                 each_cq(attached, |cq| cq.clean(&qp.owner));
                 if let Some(send) = send {
                     let mut sq = qp.sq.lock();
-                    send.set_limit(0);
+                    send.gate.set(0);
                     send.reset();
                     sq.reset();
                 }
                 if let (Receives::Own(ring), Some(rq)) = (receives, &qp.rq) {
                     let mut rq = rq.lock();
-                    ring.set_limit(0);
+                    ring.gate.set(0);
                     ring.reset();
                     rq.reset();
                 }
             }
             IBV_QPS_INIT => {
                 if let Receives::Own(ring) = receives {
-                    ring.set_limit(ring.count());
+                    ring.gate.set(ring.count());
                 }
             }
             IBV_QPS_RTS => {
                 if let Some(send) = send {
-                    send.set_limit(qp.cap.max_send_wr);
+                    send.gate.set(qp.cap.max_send_wr);
                 }
             }
             _ => {}

@@ -56,7 +56,11 @@ impl RecvQueue {
         let Receives::Own(ring) = &self.owner.receives else {
             return Err(Refused { wr: wrs.as_ptr(), errno: Errno::EINVAL });
         };
-        let limit = ring.limit();
+        let mut limit = ring.gate.limit();
+        let closed = limit == 0 && ring.gate.is_closed();
+        if closed {
+            limit = ring.count();
+        }
         let (mut head, mut tail) = (self.head, self.tail);
         let mut result = Ok(());
         for wr in wrs {
@@ -75,7 +79,9 @@ impl RecvQueue {
             }
             head = head.wrapping_add(1);
         }
-        if head != self.head {
+        if head != self.head && closed {
+            ring.keep(head);
+        } else if head != self.head {
             // The WQEs are in memory before the record lets the device read them.
             udma_to_device_barrier();
             ring.dbrec.record.store::<RCV_DBR>(head & 0xffff);

@@ -6,8 +6,9 @@
 //!
 //! The outstanding work requests of a queue can be listed at any time from what is kept anyway ([`SendRing::outstanding`],
 //! [`RecvRing::outstanding`], [`super::srq::Srq::outstanding`]): the doorbell record says how far posting came, `retired`
-//! and `tail` how far completing, and each send entry where the next begins. `limit`, which every post reads, is the number
-//! that may be outstanding: 0 closes the queue.
+//! and `tail` how far completing, and each send entry where the next begins. The gate, which every post reads, tells how many
+//! may be outstanding. Once it is closed, posts are kept: written into the ring as ever, but the device is not told, and
+//! [`SendRing::kept`] and [`RecvRing::kept`] say how far they came in place of the record.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use super::dbrec::Dbrec;
 use super::srq;
 use super::wqe;
 use crate::error::Errno;
+use crate::ha::gate::Gate;
+pub use crate::ha::ledger::Outstanding;
+use crate::ha::life::Life;
 use crate::hw::dma::Units;
 
 /// The word of the doorbell record for receives, `MLX5_RCV_DBR`.
@@ -54,14 +58,8 @@ struct Slot {
     meta: AtomicU64,
 }
 
-/// A work request that has not completed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outstanding {
-    /// The application's word.
-    pub wr_id: u64,
-    /// `ibv_wc_opcode`.
-    pub opcode: u32,
-}
+/// In place of how far kept posts came: there were none.
+const NONE_KEPT: u32 = u32::MAX;
 
 /// The shared part of a send queue.
 #[derive(Debug)]
@@ -71,20 +69,25 @@ pub(super) struct SendRing {
     /// The [`Meta`] of the last work request that completed.
     retired: AtomicU64,
     /// Work requests that may be outstanding; 0 in states in which nothing is taken.
-    limit: AtomicU32,
+    pub(super) gate: Gate,
+    /// The block up to which posts were kept; [`NONE_KEPT`].
+    kept: AtomicU32,
+    life: Arc<Life>,
     pub(super) units: Units,
     pub(super) dbrec: Arc<Dbrec>,
 }
 
 impl SendRing {
     /// A ring of `blocks`, a power of two, whose WQEs are in `units`.
-    pub(super) fn new(blocks: u32, units: Units, dbrec: Arc<Dbrec>) -> SendRing {
+    pub(super) fn new(blocks: u32, units: Units, dbrec: Arc<Dbrec>, life: Arc<Life>) -> SendRing {
         let slot = || Slot { wr_id: AtomicU64::new(0), meta: AtomicU64::new(Meta::NONE.pack()) };
         SendRing {
             slots: (0..blocks).map(|_| slot()).collect(),
             mask: blocks.wrapping_sub(1),
             retired: AtomicU64::new(Meta::NONE.pack()),
-            limit: AtomicU32::new(0),
+            gate: Gate::new(),
+            kept: AtomicU32::new(NONE_KEPT),
+            life,
             units,
             dbrec,
         }
@@ -95,15 +98,57 @@ impl SendRing {
         self.slots.get((block & self.mask) as usize)
     }
 
-    #[inline(always)]
-    pub(super) fn limit(&self) -> u32 {
-        // ORDER: Relaxed: a post that races with a state's change may see either.
-        self.limit.load(Ordering::Relaxed)
+    /// Posts up to block `post` were kept.
+    #[cold]
+    pub(super) fn keep(&self, post: u32) {
+        // ORDER: Release, partner is the Acquire in `end`: what was noted of them is seen.
+        self.kept.store(post & 0xffff, Ordering::Release);
+        self.life.keep();
     }
 
-    pub(super) fn set_limit(&self, limit: u32) {
-        // ORDER: Relaxed, see `limit`.
-        self.limit.store(limit, Ordering::Relaxed);
+    /// The block up to which work requests were posted, of 16 bits.
+    fn end(&self) -> u16 {
+        // ORDER: Acquire, partner is the Release in `keep`.
+        match self.kept.load(Ordering::Acquire) {
+            NONE_KEPT => self.dbrec.record.load::<SND_DBR>() as u16,
+            kept => kept as u16,
+        }
+    }
+
+    /// The work request after the one whose [`Meta`] is `last`, if it was posted: its slot and what was noted.
+    fn after(&self, last: Meta) -> Option<(&Slot, Meta)> {
+        if last.next == self.end() {
+            return None;
+        }
+        let slot = self.slot(u32::from(last.next))?;
+        // ORDER: Relaxed: noted before the record, or before `kept`.
+        let meta = Meta::unpack(slot.meta.load(Ordering::Relaxed));
+        (meta.head == last.head.wrapping_add(1)).then_some((slot, meta))
+    }
+
+    /// What was posted in `slot`, whose WQE begins at `block`.
+    fn told(&self, block: u16, slot: &Slot, meta: Meta) -> Outstanding {
+        let [ctrl, _] = self.units.get(u32::from(block) * wqe::UNITS_PER_BB);
+        let opcode = super::cqe::send_wc_opcode(wqe::opcode_of(ctrl), meta.opcode).unwrap_or_default();
+        // ORDER: Relaxed, as for `meta` in `after`.
+        Outstanding { wr_id: slot.wr_id.load(Ordering::Relaxed), opcode }
+    }
+
+    /// Strikes the oldest work request off that has not completed, to be flushed. Under the lock of the CQ it completes to.
+    pub(super) fn flush(&self) -> Option<Outstanding> {
+        // ORDER: Relaxed: only polls write it, under the CQ's lock.
+        let last = Meta::unpack(self.retired.load(Ordering::Relaxed));
+        let (slot, meta) = self.after(last)?;
+        let found = self.told(last.next, slot, meta);
+        // ORDER: Release, partner is the Acquire in `tail`.
+        self.retired.store(meta.pack(), Ordering::Release);
+        Some(found)
+    }
+
+    /// Whether anything is outstanding.
+    pub(super) fn owes(&self) -> bool {
+        // ORDER: Acquire, as in `tail`.
+        self.after(Meta::unpack(self.retired.load(Ordering::Acquire))).is_some()
     }
 
     /// The number of the oldest work request that has not completed.
@@ -154,28 +199,23 @@ impl SendRing {
         }
         // ORDER: Release, partner is the Acquire in `tail`.
         self.retired.store(Meta::NONE.pack(), Ordering::Release);
-        self.dbrec.record.store::<SND_DBR>(0);
+        if self.gate.is_closed() {
+            // The device may still look at its record: a queue that is closed leaves it alone.
+            // ORDER: Release, as in `keep`.
+            self.kept.store(0, Ordering::Release);
+        } else {
+            self.dbrec.record.store::<SND_DBR>(0);
+        }
     }
 
     /// What was posted and has not completed, in posting order. Nobody posts or polls meanwhile.
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
         let mut found = Vec::new();
         // ORDER: Acquire, as in `tail`.
-        let retired = Meta::unpack(self.retired.load(Ordering::Acquire));
-        let (mut block, mut number) = (retired.next, retired.head.wrapping_add(1));
-        let end = self.dbrec.record.load::<SND_DBR>() as u16;
-        while block != end && found.len() < self.slots.len() {
-            let Some(slot) = self.slot(u32::from(block)) else { break };
-            // ORDER: Relaxed: the caller keeps posts away.
-            let meta = Meta::unpack(slot.meta.load(Ordering::Relaxed));
-            if meta.head != number {
-                break;
-            }
-            let [ctrl, _] = self.units.get(u32::from(block) * wqe::UNITS_PER_BB);
-            let opcode = super::cqe::send_wc_opcode(wqe::opcode_of(ctrl), meta.opcode).unwrap_or_default();
-            // ORDER: Relaxed, as above.
-            found.push(Outstanding { wr_id: slot.wr_id.load(Ordering::Relaxed), opcode });
-            (block, number) = (meta.next, number.wrapping_add(1));
+        let mut last = Meta::unpack(self.retired.load(Ordering::Acquire));
+        while let Some((slot, meta)) = self.after(last).filter(|_| found.len() < self.slots.len()) {
+            found.push(self.told(last.next, slot, meta));
+            last = meta;
         }
         found
     }
@@ -204,20 +244,31 @@ pub(super) struct RecvRing {
     /// Receives that completed.
     tail: AtomicU32,
     /// Receives that may be outstanding; 0 in states in which nothing is taken.
-    limit: AtomicU32,
+    pub(super) gate: Gate,
+    /// The receives, counted, up to which posts were kept; [`NONE_KEPT`].
+    kept: AtomicU32,
+    life: Arc<Life>,
     pub(super) units: Units,
     pub(super) dbrec: Arc<Dbrec>,
 }
 
 impl RecvRing {
     /// A ring of `count` WQEs, a power of two, of `1 << log_units` units.
-    pub(super) fn new(count: u32, log_units: u32, units: Units, dbrec: Arc<Dbrec>) -> RecvRing {
+    pub(super) fn new(
+        count: u32,
+        log_units: u32,
+        units: Units,
+        dbrec: Arc<Dbrec>,
+        life: Arc<Life>,
+    ) -> RecvRing {
         RecvRing {
             wr_ids: (0..count).map(|_| AtomicU64::new(0)).collect(),
             mask: count.wrapping_sub(1),
             log_units,
             tail: AtomicU32::new(0),
-            limit: AtomicU32::new(0),
+            gate: Gate::new(),
+            kept: AtomicU32::new(NONE_KEPT),
+            life,
             units,
             dbrec,
         }
@@ -228,15 +279,46 @@ impl RecvRing {
         self.mask.wrapping_add(1)
     }
 
-    #[inline(always)]
-    pub(super) fn limit(&self) -> u32 {
-        // ORDER: Relaxed: a post that races with a state's change may see either.
-        self.limit.load(Ordering::Relaxed)
+    /// Receives up to number `head` were kept.
+    #[cold]
+    pub(super) fn keep(&self, head: u32) {
+        // ORDER: Release, partner is the Acquire in `end`: what was noted of them is seen.
+        self.kept.store(head & 0xffff, Ordering::Release);
+        self.life.keep();
     }
 
-    pub(super) fn set_limit(&self, limit: u32) {
-        // ORDER: Relaxed, see `limit`.
-        self.limit.store(limit, Ordering::Relaxed);
+    /// How many were posted since the start, of 16 bits.
+    fn end(&self) -> u16 {
+        // ORDER: Acquire, partner is the Release in `keep`.
+        match self.kept.load(Ordering::Acquire) {
+            NONE_KEPT => self.dbrec.record.load::<RCV_DBR>() as u16,
+            kept => kept as u16,
+        }
+    }
+
+    fn told(&self, number: u32) -> Option<Outstanding> {
+        let slot = self.wr_ids.get((number & self.mask) as usize)?;
+        // ORDER: Relaxed: noted before the record, or before `kept`.
+        let wr_id = slot.load(Ordering::Relaxed);
+        Some(Outstanding { wr_id, opcode: crate::abi::public::IBV_WC_RECV })
+    }
+
+    /// Strikes the oldest receive off that has not completed, to be flushed. Under the lock of the CQ it completes to.
+    pub(super) fn flush(&self) -> Option<Outstanding> {
+        // ORDER: Relaxed: only polls write it, under the CQ's lock.
+        let tail = self.tail.load(Ordering::Relaxed);
+        if self.end() == tail as u16 {
+            return None;
+        }
+        let found = self.told(tail)?;
+        // ORDER: Release, partner is the Acquire in `tail`.
+        self.tail.store(tail.wrapping_add(1), Ordering::Release);
+        Some(found)
+    }
+
+    /// Whether anything is outstanding.
+    pub(super) fn owes(&self) -> bool {
+        self.end() != self.tail() as u16
     }
 
     #[inline(always)]
@@ -273,21 +355,19 @@ impl RecvRing {
     pub(super) fn reset(&self) {
         // ORDER: Release, partner is the Acquire in `tail`.
         self.tail.store(0, Ordering::Release);
-        self.dbrec.record.store::<RCV_DBR>(0);
+        if self.gate.is_closed() {
+            // ORDER: Release, as in `keep`.
+            self.kept.store(0, Ordering::Release);
+        } else {
+            self.dbrec.record.store::<RCV_DBR>(0);
+        }
     }
 
     /// What was posted and has not completed, in posting order. Nobody posts or polls meanwhile.
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
         let tail = self.tail();
-        let posted = (self.dbrec.record.load::<RCV_DBR>() as u16).wrapping_sub(tail as u16);
-        (0..u32::from(posted))
-            .filter_map(|at| self.wr_ids.get((tail.wrapping_add(at) & self.mask) as usize))
-            // ORDER: Relaxed: the caller keeps posts away.
-            .map(|slot| Outstanding {
-                wr_id: slot.load(Ordering::Relaxed),
-                opcode: crate::abi::public::IBV_WC_RECV,
-            })
-            .collect()
+        let posted = self.end().wrapping_sub(tail as u16);
+        (0..u32::from(posted)).filter_map(|at| self.told(tail.wrapping_add(at))).collect()
     }
 
     /// Hands data that came in the completion to the buffers of the receive in place `counter`.
@@ -312,6 +392,8 @@ pub(super) struct Owner {
     pub(super) key: Key,
     pub(super) send: Option<SendRing>,
     pub(super) receives: Receives,
+    /// The QP's number, for completions that we make.
+    pub(super) qpn: u32,
     /// Received packets carry a checksum verdict.
     pub(super) csum: core::sync::atomic::AtomicBool,
 }

@@ -109,7 +109,9 @@ struct Producer {
     max_inline: u32,
     /// Units of the longest WQE that BlueFlame takes; 0: none.
     max_burst: u32,
-    /// Where its doorbell is; none where nothing is sent.
+    /// Work requests that a queue takes whose gate is closed.
+    max_post: u32,
+    /// Where its doorbell is; none once the gate is closed.
     register: Option<Arc<Register>>,
     /// Keeps the register ours.
     _use: Option<Arc<Use>>,
@@ -131,6 +133,7 @@ pub(super) struct Shape {
     pub(super) qpn: u32,
     pub(super) max_sge: u32,
     pub(super) max_inline: u32,
+    pub(super) max_post: u32,
 }
 
 /// The length of a message and its pieces as inline data.
@@ -182,6 +185,7 @@ impl Producer {
             max_sge: shape.max_sge,
             max_inline: shape.max_inline,
             max_burst,
+            max_post: shape.max_post,
             register: register.as_ref().map(|register| register.register.clone()),
             _use: register,
             saved: (0, 0, 0),
@@ -200,12 +204,23 @@ impl Producer {
     /// Whether a further work request may be posted. The limit is 0 where none may: it closes the queue.
     #[inline(always)]
     fn room(&mut self, ring: &SendRing) -> bool {
-        let limit = ring.limit();
-        if self.head.wrapping_sub(self.tail) < limit {
+        let limit = ring.gate.limit();
+        self.head.wrapping_sub(self.tail) < limit || self.look(ring, limit)
+    }
+
+    /// Looks how much room there really is. Behind a closed gate posts are kept: nothing is left to ring with.
+    #[inline(never)]
+    fn look(&mut self, ring: &SendRing, limit: u32) -> bool {
+        self.tail = ring.tail();
+        let outstanding = self.head.wrapping_sub(self.tail);
+        if outstanding < limit {
             return true;
         }
-        self.tail = ring.tail();
-        self.head.wrapping_sub(self.tail) < limit
+        if limit != 0 || !ring.gate.is_closed() {
+            return false;
+        }
+        self.register = None;
+        outstanding < self.max_post
     }
 
     #[inline(always)]
@@ -237,8 +252,9 @@ impl Producer {
     fn ring(&self, ring: &SendRing, count: u32, at: u32, ds: u32, inline: bool) {
         let burst = count == 1 && ds > 1 && ds <= self.max_burst && (inline || self.prefer_bf);
         let burst = if burst { ds } else { 0 };
-        if let Some(register) = &self.register {
-            register.ring(&ring.dbrec.record, self.post, &ring.units, at, burst);
+        match &self.register {
+            Some(register) => register.ring(&ring.dbrec.record, self.post, &ring.units, at, burst),
+            None => ring.keep(self.post),
         }
     }
 
@@ -654,7 +670,7 @@ impl SendBuilder for SendQueue {
         if let Some(errno) = producer.failed {
             producer.abort();
             // Before RTS nothing is taken, which stock tells of with another number here than in a post.
-            return Err(if ring.is_none_or(|ring| ring.limit() == 0) { Errno::EINVAL } else { errno });
+            return Err(if ring.is_none_or(|ring| ring.gate.limit() == 0) { Errno::EINVAL } else { errno });
         }
         let Some(ring) = ring else { return Ok(()) };
         producer.finish(ring);

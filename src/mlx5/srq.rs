@@ -1,7 +1,7 @@
 //! Shared receive queues: a list of WQEs, linked by index through their first segment. The device takes from its head, we add
 //! at its tail what completed.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use super::dbrec::Dbrec;
@@ -43,6 +43,8 @@ pub(super) struct Inner {
     log_units: u32,
     max_sge: u32,
     list: SpinLock<List>,
+    /// The device is not told of posts any more: they are kept until the SRQ is destroyed.
+    closed: AtomicBool,
     pub(super) dbrec: Arc<Dbrec>,
 }
 
@@ -70,7 +72,19 @@ impl Inner {
             log_units,
             max_sge: shape.max_sge(),
             list: SpinLock::with(locking, List { head: 0, tail: last, counter: 0, posted }),
+            closed: AtomicBool::new(false),
             dbrec,
+        }
+    }
+
+    /// Tells the device that `counter` receives were posted since the start.
+    #[inline(always)]
+    fn publish(&self, counter: u16) {
+        // ORDER: Relaxed: the closer waits for posts that are under way, as for a `Gate`.
+        if !self.closed.load(Ordering::Relaxed) {
+            // The WQEs are in memory before the record lets the device read them.
+            udma_to_device_barrier();
+            self.dbrec.record.store::<RCV_DBR>(u32::from(counter));
         }
     }
 
@@ -123,9 +137,7 @@ impl Inner {
             }
         }
         if list.counter != before {
-            // The WQEs are in memory before the record lets the device read them.
-            udma_to_device_barrier();
-            self.dbrec.record.store::<RCV_DBR>(u32::from(list.counter));
+            self.publish(list.counter);
         }
         result
     }
@@ -166,8 +178,7 @@ impl Inner {
             self.units.put(to + at, self.units.get(from + at));
         }
         list.counter = list.counter.wrapping_add(1);
-        udma_to_device_barrier();
-        self.dbrec.record.store::<RCV_DBR>(u32::from(list.counter));
+        self.publish(list.counter);
         Some(())
     }
 
@@ -203,5 +214,14 @@ impl Srq {
 impl SharedReceiveQueue for Srq {
     fn post_recv(&self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
         self.inner.post(wrs)
+    }
+
+    fn close(&self) {
+        // ORDER: Relaxed, see `Inner::publish`.
+        self.inner.closed.store(true, Ordering::Relaxed);
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.inner.list.is_idle()
     }
 }

@@ -11,7 +11,10 @@ use zerocopy::IntoBytes;
 
 use super::*;
 use crate::abi::wr::{InlineData, UserBytes};
-use crate::family::{Arm as _, CompletionQueue as _, SendBuilder as _, SendOp, SharedReceiveQueue as _};
+use crate::family::{
+    Arm as _, CompletionQueue as _, Head, SendBuilder as _, SendOp, SharedReceiveQueue as _,
+};
+use crate::ha::life::Sign;
 use crate::sync::Locking;
 use crate::uapi::ids;
 use crate::uapi::sys::twin::{Ioctl, Kernel};
@@ -122,7 +125,7 @@ fn world(resp: wire::AllocUcontextResp, env: Env) -> World {
     kernel.ioctl(ids::QUERY_PORT, |_| Ok(()));
     let context = uapi::device::Context { num_comp_vectors: 1, core_support: 0 };
     let opened = Mlx5::new(FD, ForkRanges::default(), (context, resp), env).unwrap();
-    let device = Device { fd: FD, ibdev: "mlx5_0".into(), async_fd: 9 };
+    let device = Device { fd: FD, ibdev: "mlx5_0".into(), async_fd: 9, life: Arc::default() };
     let (_, bf) = mpsc::channel();
     World { kernel, family: opened.family, device, nc: nc.recv().unwrap(), bf }
 }
@@ -1140,4 +1143,155 @@ proptest! {
     fn a_decoder_reads_what_was_posted(data in prop::collection::vec(any::<u8>(), 8..512)) {
         fuzz::fuzz_wqe(&data);
     }
+}
+
+// What is owed when the device is gone.
+
+fn opcodes(wcs: &[ibv_wc]) -> Vec<(u64, u32, u32)> {
+    wcs.iter().map(|wc| (wc.wr_id, wc.status, wc.opcode)).collect()
+}
+
+const FLUSHED: u32 = IBV_WC_WR_FLUSH_ERR;
+
+#[test]
+fn what_really_completed_comes_first_and_the_rest_is_flushed_once_in_order() {
+    let mut world = World::plain();
+    let mut cq = world.cq(63, 0);
+    let qp = world.qp(&cq, IBV_QPT_RC, ibv_qp_cap { max_send_wr: 8, ..CAP }, None);
+    let mut sges = [SGE];
+    let mut list = [
+        send(1, IBV_WR_SEND, &mut []),
+        send(2, IBV_WR_RDMA_READ, &mut []),
+        send(3, IBV_WR_RDMA_WRITE, &mut sges),
+        send(4, IBV_WR_LOCAL_INV, &mut []),
+    ];
+    list[3].send_flags = 0;
+    post(&qp.qp, &mut list).unwrap();
+    qp.qp.post_recv(recv_list(&mut [recv(10, &mut []), recv(11, &mut [])])).unwrap();
+    let (sent, received) = (qp.db.be32(4), qp.db.be32(0));
+
+    qp.qp.close();
+    assert!(qp.qp.is_quiet());
+    world.device.life.note(Sign::Early);
+    // Posts are kept, and the device does not hear of them.
+    post(&qp.qp, &mut [send(5, IBV_WR_SEND, &mut [])]).unwrap();
+    qp.qp.post_recv(recv_list(&mut [recv(12, &mut [])])).unwrap();
+    assert_eq!((qp.db.be32(4), qp.db.be32(0)), (sent, received));
+    assert_eq!(cq.ids(16), [0; 0], "nothing is flushed while the device may still write");
+    let wr_ids = |qp: &TestQp| qp.qp.outstanding().iter().map(|wr| wr.wr_id).collect::<Vec<_>>();
+    assert_eq!(wr_ids(&qp), [1, 2, 3, 4, 5, 10, 11, 12]);
+
+    // The second send really completed, and with it the first.
+    cq.complete(Entry::sent(0, 1, wqe::opcode::RDMA_READ));
+    world.device.life.note(Sign::Final);
+    assert_eq!(opcodes(&cq.poll(16).unwrap()), [(2, IBV_WC_SUCCESS, IBV_WC_RDMA_READ)]);
+    let flushed = cq.poll(4).unwrap();
+    assert_eq!(
+        opcodes(&flushed),
+        [
+            (3, FLUSHED, IBV_WC_RDMA_WRITE),
+            (4, FLUSHED, IBV_WC_LOCAL_INV),
+            (5, FLUSHED, IBV_WC_SEND),
+            (10, FLUSHED, IBV_WC_RECV)
+        ]
+    );
+    assert!(flushed.iter().all(|wc| wc.qp_num == QPN && wc.vendor_err == 0xf9));
+    assert_eq!(cq.ids(16), [11, 12]);
+    assert_eq!(cq.ids(16), [0; 0]);
+    // What the device writes now is not looked at.
+    cq.complete(Entry::sent(0, 0, opcode_send()));
+    assert_eq!(cq.ids(16), [0; 0]);
+    // Posts go on being taken, up to what the queue holds, and end the same way.
+    let mut many: Vec<ibv_send_wr> = (20..29).map(|id| send(id, IBV_WR_SEND, &mut [])).collect();
+    assert_eq!(post(&qp.qp, &mut many), Err((8, Errno::ENOMEM)));
+    assert_eq!(cq.ids(16), (20..28).collect::<Vec<_>>());
+    assert_eq!((qp.db.be32(4), qp.db.be32(0)), (sent, received));
+}
+
+#[test]
+fn the_extended_interface_flushes_the_same() {
+    let mut world = World::plain();
+    let cq = world.cq(63, 0);
+    let qp = world.qp(&cq, IBV_QPT_RC, CAP, None);
+    let mut sq = qp.qp.send_queue().lock();
+    sq.start();
+    sq.operation(1, 0, SendOp::Read { rkey: 1, remote_addr: 2 });
+    sq.set_sge(SGE);
+    assert_eq!(sq.complete(), Ok(()));
+    drop(sq);
+    qp.qp.close();
+    let mut sq = qp.qp.send_queue().lock();
+    sq.start();
+    sq.operation(2, 0, SendOp::Send);
+    sq.set_sge(SGE);
+    assert_eq!(sq.complete(), Ok(()), "kept");
+    drop(sq);
+    qp.qp.post_recv(recv_list(&mut [recv(3, &mut [])])).unwrap();
+    world.device.life.note(Sign::Final);
+    assert!(cq.cq.lock().is_pending());
+    let mut queue = cq.cq.lock();
+    assert_eq!(queue.start(), Ok(Head { wr_id: 1, status: FLUSHED }));
+    assert_eq!((queue.opcode(), queue.qp_num(), queue.vendor_err()), (IBV_WC_RDMA_READ, QPN, 0xf9));
+    assert_eq!(queue.next(), Ok(Head { wr_id: 2, status: FLUSHED }));
+    assert_eq!((queue.opcode(), queue.wc_flags(), queue.imm_data()), (IBV_WC_SEND, 0, 0));
+    assert_eq!(queue.next(), Ok(Head { wr_id: 3, status: FLUSHED }));
+    assert_eq!(queue.opcode(), IBV_WC_RECV);
+    assert_eq!(queue.next(), Err(Errno::ENOENT));
+    queue.end();
+    assert_eq!(queue.start(), Err(Errno::ENOENT));
+    assert!(!queue.is_pending());
+}
+
+#[test]
+fn sends_and_receives_are_flushed_to_their_own_queues() {
+    let mut world = World::plain();
+    let (sends, receives) = (world.cq(63, 0), world.cq(63, 0));
+    let qp = world.qp(&receives, IBV_QPT_RC, CAP, None);
+    // As if it had been created with two.
+    receives.cq.lock().detach(&qp.qp.owner);
+    receives.cq.lock().attach(&qp.qp.owner, Role::RECEIVES);
+    sends.cq.lock().attach(&qp.qp.owner, Role::SENDS);
+    post(&qp.qp, &mut [send(1, IBV_WR_SEND, &mut [])]).unwrap();
+    qp.qp.post_recv(recv_list(&mut [recv(2, &mut [])])).unwrap();
+    qp.qp.close();
+    world.device.life.note(Sign::Final);
+    assert_eq!((receives.ids(4), sends.ids(4)), (vec![2], vec![1]));
+}
+
+#[test]
+fn receives_of_an_srq_stay_and_it_goes_on_taking_them_silently() {
+    let mut world = World::plain();
+    let cq = world.cq(63, 0);
+    let (srq, _, db) = world.srq(4, 1);
+    let qp = world.qp(&cq, IBV_QPT_RC, CAP, Some(&srq));
+    srq.post_recv(recv_list(&mut [recv(1, &mut [])])).unwrap();
+    post(&qp.qp, &mut [send(2, IBV_WR_SEND, &mut [])]).unwrap();
+    qp.qp.close();
+    srq.close();
+    assert!(srq.is_quiet());
+    world.device.life.note(Sign::Final);
+    srq.post_recv(recv_list(&mut [recv(3, &mut [])])).unwrap();
+    assert_eq!(db.be32(0), 1);
+    assert_eq!(cq.ids(4), [2]);
+    assert_eq!(srq.outstanding().len(), 2);
+}
+
+#[test]
+fn a_reset_forgets_what_was_kept_and_a_closed_queue_stays_closed() {
+    let mut world = World::plain();
+    let cq = world.cq(63, 0);
+    let qp = world.qp(&cq, IBV_QPT_RC, CAP, None);
+    let attached = Attached::<Mlx5> { pd: None, send_cq: Some(&cq.cq), recv_cq: Some(&cq.cq), srq: None };
+    post(&qp.qp, &mut [send(1, IBV_WR_SEND, &mut [])]).unwrap();
+    let record = qp.db.be32(4);
+    qp.qp.close();
+    world.device.life.note(Sign::Final);
+    post(&qp.qp, &mut [send(2, IBV_WR_SEND, &mut [])]).unwrap();
+    for state in [IBV_QPS_RESET, IBV_QPS_INIT, IBV_QPS_RTS] {
+        world.family.qp_entered(&qp.qp, state, &attached);
+    }
+    assert_eq!(cq.ids(4), [0; 0]);
+    post(&qp.qp, &mut [send(3, IBV_WR_SEND, &mut [])]).unwrap();
+    assert_eq!(cq.ids(4), [3]);
+    assert_eq!(qp.db.be32(4), record, "the device is told nothing");
 }

@@ -180,6 +180,12 @@ impl CompletionQueue for Cq {
         self.publish();
     }
 
+    fn is_pending(&mut self) -> bool {
+        self.ring
+            .as_ref()
+            .is_some_and(|ring| ring.load_producer().is_ok_and(|producer| producer != self.consumer))
+    }
+
     fn opcode(&self) -> u32 {
         self.current.opcode
     }

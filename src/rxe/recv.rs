@@ -105,4 +105,10 @@ impl SharedReceiveQueue for Srq {
     fn post_recv(&self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
         self.rq.lock().post(wrs)
     }
+
+    fn close(&self) {}
+
+    fn is_quiet(&self) -> bool {
+        self.rq.is_idle()
+    }
 }

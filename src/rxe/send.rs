@@ -12,6 +12,7 @@ use crate::abi::public::*;
 use crate::abi::wr::{InlineData, Rdma, RecvWrs, SendWr, SendWrs, UserBytes};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Objects, QpRequest, QueuePair, Refused, SendBuilder, SendOp};
+use crate::ha::ledger::Outstanding;
 use crate::hw::shared_queue::{Garbage, SharedQueue, Slot};
 use crate::log;
 use crate::sync::SpinLock;
@@ -538,5 +539,15 @@ impl QueuePair for Qp {
 
     fn set_ud_addr(sq: &mut SendQueue, ah: &Ah, remote_qpn: u32, remote_qkey: u32) {
         sq.set(|slot| slot.put(WR_UNION, &SendQueue::ud(ah, remote_qpn, remote_qkey)));
+    }
+
+    fn close(&self) {}
+
+    fn is_quiet(&self) -> bool {
+        self.sq.is_idle() && self.rq.as_ref().is_none_or(SpinLock::is_idle)
+    }
+
+    fn outstanding(&self) -> Vec<Outstanding> {
+        Vec::new()
     }
 }

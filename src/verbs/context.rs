@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 use std::os::fd::FromRawFd as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{cast, guard, ops};
 use crate::abi::host::{Host, Wrapper};
@@ -188,7 +188,12 @@ unsafe fn fill<F: Family>(
     let name: *const [c_char; 64] = unsafe { &raw const (*device).name };
     // SAFETY: NUL-terminated within its array.
     let name = unsafe { CStr::from_ptr(name.cast()) };
-    let ours = Device { fd, ibdev: name.to_string_lossy().into_owned(), async_fd: application.as_raw() };
+    let ours = Device {
+        fd,
+        ibdev: name.to_string_lossy().into_owned(),
+        async_fd: application.as_raw(),
+        life: Arc::default(),
+    };
     log::info!("{}: opened, served by holdfast ({}), private ABI {}", ours.ibdev, F::NAME, host.layout());
     // SAFETY: the caller's word.
     let wrapper = unsafe { wrapper.as_mut() };
