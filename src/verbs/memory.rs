@@ -13,6 +13,7 @@ use crate::abi::public::*;
 use crate::abi::wr::{self, SendWrs};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Family, QueuePair as _};
+use crate::log;
 use crate::sync::Locking;
 use crate::uapi::mr::{Mr, Reg, RegDmabuf};
 use crate::uapi::{self, Handle, Udata};
@@ -214,6 +215,16 @@ fn new_mr(
     Ok(fresh.finish(()).cast())
 }
 
+/// Memory that may not be locked is the usual cause of `ENOMEM`, and a program says no more than the errno.
+fn say_why_not_locked(errno: Errno, length: size_t) {
+    if errno == Errno::ENOMEM {
+        log::warn!(
+            "{length} bytes cannot be registered ({errno}); the limit on locked memory (ulimit -l) may be too low: \
+             'holdfast doctor' tells"
+        );
+    }
+}
+
 /// `reg_mr`.
 ///
 /// # Safety
@@ -237,7 +248,9 @@ pub(crate) unsafe extern "C" fn reg_mr<F: Family>(
         };
         let fd = fd_of!(F, pd);
         new_mr(IBV_MR_TYPE_MR, access, || {
-            uapi::mr::reg(fd, &request, Udata::none()).step("register the memory region")
+            uapi::mr::reg(fd, &request, Udata::none())
+                .inspect_err(|errno| say_why_not_locked(*errno, length))
+                .step("register the memory region")
         })
     })
 }

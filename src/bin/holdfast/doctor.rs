@@ -330,6 +330,11 @@ impl Report {
         self.library = Some(library);
     }
 
+    /// What the settings let holdfast take.
+    fn families(&self) -> Families {
+        self.config.as_ref().map_or(Families::all(), |config| config.families)
+    }
+
     fn look_at_settings(&mut self, patient: &Patient<'_>) {
         let (config, complaints) = config::read(patient.env, &patient.root.at(config::FILE));
         for complaint in complaints {
@@ -369,9 +374,12 @@ impl Report {
                 );
             }
         }
-        for (_, stock) in STOCK {
+        for (family, stock) in STOCK {
             let first = drivers::first(&files, stock);
-            if let First::Chance { without, .. } = &first {
+            // Nobody waits for a family that the settings leave to stock.
+            if let First::Chance { without, .. } = &first
+                && self.families().contains(*family)
+            {
                 let names: Vec<String> = without.iter().map(|path| path.display().to_string()).collect();
                 self.trouble(
                     format!(
@@ -456,19 +464,8 @@ impl Report {
                 let state = text(&dir.join("ports").join(&port).join("state")).unwrap_or_default();
                 // "4: ACTIVE"
                 let state = state.split(": ").last().unwrap_or_default().to_owned();
-                if state == "DOWN" {
-                    let link = device.netdev.as_deref().map_or_else(
-                        || {
-                            "Connect the cable and bring its network interface up: ip link set DEV up"
-                                .to_owned()
-                        },
-                        |netdev| format!("Bring its network interface up: ip link set {netdev} up"),
-                    );
-                    self.trouble(
-                        format!("port {port} of {} is DOWN: nothing can be sent", device.name),
-                        link,
-                    );
-                }
+                let link = text(&dir.join("ports").join(&port).join("link_layer")).unwrap_or_default();
+                self.look_at_port(&device, &port, &state, &link);
                 device.ports.push((port, state));
             }
             self.look_at_node(patient, &mut device);
@@ -477,6 +474,26 @@ impl Report {
         if self.devices.is_empty() {
             self.no_device(patient);
         }
+    }
+
+    fn look_at_port(&mut self, device: &Device, port: &str, state: &str, link_layer: &str) {
+        let way_out = match (state, link_layer, device.netdev.as_deref()) {
+            ("DOWN", "InfiniBand", _) => {
+                "Connect the cable, and look at the port on the other end".to_owned()
+            }
+            ("DOWN", _, Some(netdev)) => {
+                format!("Bring its network interface up: ip link set {netdev} up")
+            }
+            ("DOWN", _, None) => {
+                "Connect the cable and bring its network interface up: ip link set DEV up".to_owned()
+            }
+            ("INIT" | "ARMED", "InfiniBand", _) => {
+                "It waits for a subnet manager: start one on the fabric (opensm), or ask its administrator"
+                    .to_owned()
+            }
+            _ => return,
+        };
+        self.trouble(format!("port {port} of {} is {state}: nothing can be sent", device.name), way_out);
     }
 
     fn look_at_node(&mut self, patient: &Patient<'_>, device: &mut Device) {
@@ -660,7 +677,7 @@ impl Report {
             }
             None => None,
         };
-        let families = self.config.as_ref().map_or(Families::all(), |config| config.families);
+        let families = self.families();
         let off = self.off(patient);
         let declined = matches!(self.layout, Some(Err(_)));
         let mut troubles = Vec::new();
@@ -714,9 +731,12 @@ impl Report {
     }
 
     fn enabled(&self) -> Vec<&'static str> {
+        let taken = |stock: &str| {
+            STOCK.iter().any(|(family, name)| *name == stock && self.families().contains(*family))
+        };
         self.order
             .iter()
-            .filter(|(_, first)| *first == First::Holdfast || *first == First::OnlyHoldfast)
+            .filter(|(stock, first)| taken(stock) && matches!(first, First::Holdfast | First::OnlyHoldfast))
             .map(|(stock, _)| *stock)
             .collect()
     }
@@ -909,8 +929,8 @@ fn expect(
             );
             let why = match (passed_over, leaves) {
                 (Some(why), _) => why,
-                (None, _) if chance => "by chance: a directory's order put it before holdfast".to_owned(),
                 (None, Some(why)) => why.to_owned(),
+                (None, None) if chance => "by chance: a directory's order put it before holdfast".to_owned(),
                 (None, None) => format!(
                     "{from}, and nothing puts holdfast in front of it ('holdfast run' or 'holdfast enable' would)"
                 ),
@@ -1013,11 +1033,12 @@ mod tests {
                 env: Vec::new(),
                 live: FakeLive { layout: Some(Ok(Ok("34 (rdma-core 44)".into()))), ..FakeLive::default() },
             };
-            for name in ["holdfast", "rxe", "mlx5"] {
+            for name in ["holdfast", "rxe", "mlx5", "mlx4"] {
                 fake.write(&format!("{LIB}/libibverbs/lib{name}-rdmav34.so"), "");
             }
             fake.write("/etc/libibverbs.d/rxe.driver", "driver rxe\n");
             fake.write("/etc/libibverbs.d/mlx5.driver", "driver mlx5\n");
+            fake.write("/etc/libibverbs.d/mlx4.driver", "driver mlx4\n");
             fake.write(
                 "/etc/libibverbs.d/holdfast.driver",
                 include_str!("../../../providers.d/holdfast.driver"),
@@ -1050,7 +1071,7 @@ mod tests {
         }
 
         fn enable(&self) {
-            for name in ["rxe", "holdfast"] {
+            for name in ["rxe", "mlx5", "holdfast"] {
                 let path = self.root.at(format!("/etc/libibverbs.d/{name}.driver"));
                 let text = fs::read(&path).unwrap();
                 fs::write(&path, drivers::Block::with(&text, &["driver holdfast".into()])).unwrap();
@@ -1145,8 +1166,14 @@ mod tests {
     fn netlink_says_the_driver_whatever_the_name() {
         let mut fake = Fake::new();
         fake.enable();
+        fake.live.driver = Some(2);
+        fake.gets("mlx4", "does not drive such devices");
         fake.live.driver = Some(1);
-        fake.gets("mlx5", "does not drive such devices");
+        fake.gets("holdfast", "in front of stock 'mlx5'");
+        fake.env = vec![("HOLDFAST_FAMILIES", "rxe".into())];
+        fake.gets("mlx5", "settings leave mlx5 out");
+        assert_eq!(fake.report().json()["holdfast"]["enabled"], json!(["rxe"]));
+        fake.env.clear();
         fake.live.driver = Some(14);
         fake.gets("holdfast", "holdfast enable");
     }
@@ -1184,6 +1211,12 @@ mod tests {
             fake.write("/etc/libibverbs.d/rxe.driver", "driver rxe\n");
         })
         .one_trouble(&["chance", "rxe.driver", "holdfast enable", "holdfast disable"]);
+        let left_out = with(&|fake| {
+            fake.enable();
+            fake.write("/etc/libibverbs.d/mlx5.driver", "driver mlx5\n");
+            fake.write("/etc/holdfast.conf", "families = rxe\n");
+        });
+        assert_eq!(left_out.report().status(), 0, "{}", left_out.report().text());
         with(&|fake| fake.write("/etc/libibverbs.d/x", "load rxe\n"))
             .one_trouble(&["'load rxe'", "driver NAME"]);
         with(&|fake| fake.env = vec![("RDMAV_DRIVERS", "/x/libholdfast-rdmav34.so".into())])
@@ -1197,6 +1230,11 @@ mod tests {
         with(&|fake| fake.env = vec![("HOLDFAST_LOG", "loud".into())]).one_trouble(&["HOLDFAST_LOG", "loud"]);
         with(&|fake| fake.write("/sys/class/infiniband/rxe0/ports/1/state", "1: DOWN\n"))
             .one_trouble(&["port 1 of rxe0", "ip link set eth0 up"]);
+        with(&|fake| {
+            fake.write("/sys/class/infiniband/rxe0/ports/1/state", "2: INIT\n");
+            fake.write("/sys/class/infiniband/rxe0/ports/1/link_layer", "InfiniBand\n");
+        })
+        .one_trouble(&["port 1 of rxe0 is INIT", "subnet manager"]);
         with(&|fake| fake.remove("/dev/infiniband/uverbs0")).one_trouble(&["uverbs0 is missing", "udev"]);
         with(&|fake| fake.live.open = Some(io::ErrorKind::PermissionDenied))
             .one_trouble(&["permission denied", "chmod 666"]);

@@ -10,7 +10,7 @@ use holdfast::config::Families;
 use std::path::{Path, PathBuf};
 
 /// A family, and the driver that rdma-core serves it with.
-pub(crate) const STOCK: &[(Families, &str)] = &[(Families::RXE, "rxe")];
+pub(crate) const STOCK: &[(Families, &str)] = &[(Families::RXE, "rxe"), (Families::MLX5, "mlx5")];
 
 /// The driver's name in our own lines, when it is installed where libibverbs looks.
 pub(crate) const OURS: &str = "holdfast";
@@ -232,12 +232,15 @@ mod tests {
         assert!(files.iter().all(|file| file.bad.is_empty()));
         for _ in 0..3 {
             files.rotate_left(1);
-            assert_eq!(first(&files, "rxe"), First::Stock);
+            for (_, stock) in STOCK {
+                assert_eq!(first(&files, stock), First::Stock, "{stock}");
+            }
         }
         let mut files = [file("h", &with(shipped)), file("r", &with(stock)), file("m", "driver mlx5\n")];
         for _ in 0..3 {
             files.rotate_left(1);
             assert_eq!(first(&files, "rxe"), First::Holdfast);
+            assert!(matches!(first(&files, "mlx5"), First::Chance { .. }), "its own file names no holdfast");
             let order = load_order(&files);
             let at = |name: &str| order.iter().position(|(known, _)| *known == name).unwrap();
             assert!(at("holdfast") < at("rxe"), "{order:?}");
@@ -246,7 +249,7 @@ mod tests {
         assert_eq!(first(&half, "rxe"), First::Chance { without: vec!["h".into()], holdfast: true });
         assert_eq!(first(&[file("r", stock)], "rxe"), First::OnlyStock);
         assert_eq!(first(&[file("h", "driver /opt/libholdfast\n")], "rxe"), First::OnlyHoldfast);
-        assert_eq!(first(&[file("m", "driver mlx5\n")], "rxe"), First::Neither);
+        assert_eq!(first(&[file("s", "driver siw\n")], "rxe"), First::Neither);
     }
 
     #[test]

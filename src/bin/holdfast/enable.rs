@@ -480,6 +480,10 @@ mod tests {
         drivers::first(&drivers::read(root, Path::new(DRIVERS)).unwrap(), "rxe")
     }
 
+    fn mlx5(root: &Root) -> First {
+        drivers::first(&drivers::read(root, Path::new(DRIVERS)).unwrap(), "mlx5")
+    }
+
     #[test]
     fn enable_puts_holdfast_first_and_disable_restores_every_byte() {
         let (_dir, root) = debian();
@@ -489,10 +493,10 @@ mod tests {
         assert_eq!(rxe(&root), First::Stock);
         let mut changed = to(&root, &goal(None)).unwrap();
         changed.sort();
-        assert_eq!(changed, ["holdfast.driver", "rxe.driver"]);
-        assert_eq!(rxe(&root), First::Holdfast);
+        assert_eq!(changed, ["holdfast.driver", "mlx5.driver", "rxe.driver"]);
+        assert_eq!((rxe(&root), mlx5(&root)), (First::Holdfast, First::Holdfast));
         assert_eq!(to(&root, &goal(None)).unwrap(), [""; 0], "a second time there is nothing to do");
-        assert_eq!(to(&root, &Goal::Disabled).unwrap().len(), 2);
+        assert_eq!(to(&root, &Goal::Disabled).unwrap().len(), 3);
         assert_eq!(snapshot(&root), before);
         assert_eq!(to(&root, &Goal::Disabled).unwrap(), [""; 0]);
         assert_eq!(rxe(&root), First::Stock);
@@ -509,7 +513,16 @@ mod tests {
         );
         let conf = || config::read(|_| None, &root.at(config::FILE)).0.families;
         assert_eq!(conf(), Families::RXE);
-        assert_eq!(to(&root, &goal(None)).unwrap(), ["holdfast.conf"], "all families need no line");
+        assert!(matches!(mlx5(&root), First::Chance { .. }), "which the settings make stock's");
+        assert_eq!(
+            to(&root, &goal(Some(Families::MLX5))).unwrap().len(),
+            3,
+            "the settings and two drivers' files: holdfast's own names holdfast last already"
+        );
+        assert_eq!((conf(), mlx5(&root)), (Families::MLX5, First::Holdfast));
+        assert!(matches!(rxe(&root), First::Chance { .. }));
+        let all = to(&root, &goal(None)).unwrap();
+        assert_eq!(all, ["holdfast.conf", "rxe.driver"], "all families need no line");
         assert!(!root.at(config::FILE).exists());
         to(&root, &goal(Some(Families::RXE))).unwrap();
         to(&root, &Goal::Disabled).unwrap();
@@ -587,7 +600,7 @@ mod tests {
         let driver = named(&root, Path::new("/opt/libholdfast"), &library).unwrap();
         to(&root, &Goal::Enabled { families: None, driver }).unwrap();
         assert_eq!(rxe(&root), First::Holdfast);
-        assert_eq!(to(&root, &goal(None)).unwrap().len(), 2, "from there to the installed one");
+        assert_eq!(to(&root, &goal(None)).unwrap().len(), 3, "from there to the installed one");
         assert_eq!(rxe(&root), First::Holdfast);
     }
 
@@ -636,7 +649,7 @@ mod tests {
     fn a_dry_run_changes_nothing() {
         let (_dir, root) = debian();
         let before = snapshot(&root);
-        assert_eq!(reach(&root, Path::new(DRIVERS), &goal(None), true).unwrap().len(), 2);
+        assert_eq!(reach(&root, Path::new(DRIVERS), &goal(None), true).unwrap().len(), 3);
         assert_eq!(snapshot(&root), before);
     }
 }
