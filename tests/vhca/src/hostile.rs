@@ -49,6 +49,9 @@ pub struct Bed {
     pub cqn: u32,
     /// The key of the data.
     pub key: u32,
+    /// The shared receive queue, which has no work request.
+    pub srqn: u32,
+    eqn: u32,
     uar: u32,
     pd: u32,
     ends: [End; 2],
@@ -61,6 +64,8 @@ struct End {
     posted: u16,
     received: u16,
     consumed: u32,
+    /// Events read so far.
+    events: u32,
     /// The other end's address.
     peer: u16,
 }
@@ -202,7 +207,18 @@ impl Bed {
 
     fn empty() -> Bed {
         let world = World::new(Journal::default());
-        Bed { world, qpn: 0, cqn: 0, key: 0, uar: 0, pd: 0, ends: [End::default(); 2], on: 0 }
+        Bed {
+            world,
+            qpn: 0,
+            cqn: 0,
+            key: 0,
+            srqn: 0,
+            eqn: 0,
+            uar: 0,
+            pd: 0,
+            ends: [End::default(); 2],
+            on: 0,
+        }
     }
 
     /// Adds a device. The numbers of its objects are the same for each.
@@ -216,10 +232,10 @@ impl Bed {
         self.create(&command(op::INIT_HCA, 16, &[]))?;
         self.uar = self.create(&command(op::ALLOC_UAR, 16, &[]))?;
         self.pd = self.create(&command(op::ALLOC_PD, 16, &[]))?;
-        let eqn = self.create(&create_eq())?;
-        self.cqn = self.create(&create_cq(eqn, self.uar))?;
+        self.eqn = self.create(&create_eq())?;
+        self.cqn = self.create(&create_cq(self.eqn, self.uar))?;
         self.key = self.create(&create_mkey(self.pd))? << 8;
-        self.create(&create_rmp(self.pd))?;
+        self.srqn = self.create(&create_rmp(self.pd))?;
         self.qpn = self.create(&create_qp(service, self.pd, self.cqn, self.uar))?;
         self.connect()
     }
@@ -274,6 +290,17 @@ impl Bed {
             &[(attach_to_mcg_in::QPN, u64::from(self.qpn))],
         );
         put(&mut input, attach_to_mcg_in::MULTICAST_GID.byte(), &gid);
+        self.create(&input).map(drop)
+    }
+
+    /// Asks for an event when the shared receive queue has fewer work requests than `limit`.
+    ///
+    /// # Errors
+    /// A command that is refused.
+    pub fn arm(&mut self, limit: u16) -> io::Result<()> {
+        let fields = [(arm_rq_in::SRQ_NUMBER, u64::from(self.srqn)), (arm_rq_in::LWM, u64::from(limit))];
+        let mut input = command(op::ARM_RQ, arm_rq_in::BYTES, &fields);
+        set(&mut input, arm_rq_in::OP_MOD, 1);
         self.create(&input).map(drop)
     }
 
@@ -410,6 +437,28 @@ impl Bed {
         self.write(CQ_RECORD, &(consumed & 0xff_ffff).to_be_bytes());
         let byte = |value: u32| u8::try_from(value).unwrap_or(0);
         list.into_iter().map(|(kind, syndrome)| (byte(kind), byte(syndrome))).collect()
+    }
+
+    /// Events raised since the last call: type, subtype, and the number of the queue that it is about (0: of the port).
+    pub fn events(&mut self) -> Vec<(u8, u8, u32)> {
+        const PORT_CHANGE: u8 = 0x09;
+        const CQ_ERROR: u8 = 0x04;
+        let produced = self.world.devices.get(self.on).and_then(|device| device.objects.eqs.get(self.eqn));
+        let produced = produced.map_or(0, |queue| queue.producer);
+        let mut list = Vec::new();
+        for index in self.at().events..produced {
+            let mut entry = [0; 64];
+            self.read(EVENTS + u64::from(index) % 64 * 64, &mut entry);
+            let [_, event, _, subtype, ..] = entry;
+            let number = match event {
+                PORT_CHANGE => 0,
+                CQ_ERROR => be32(&entry, 32),
+                _ => be32(&entry, 56),
+            };
+            list.push((event, subtype, number));
+        }
+        self.end().events = produced;
+        list
     }
 
     /// Does the queue pair still send?
