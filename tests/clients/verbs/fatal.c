@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0
  *
- * verbs-fatal DEVICE: what a program sees while its device dies under it. Opens an IB device, connects two RC QPs of it to
- * each other, keeps 16 RDMA writes in flight, prints each asynchronous event when it comes, and does what stdin says:
+ * verbs-fatal DEVICE [PEER]: what a program sees while its device dies under it. Opens an IB device, connects two RC QPs of
+ * it to each other (or one to one of the device PEER), keeps 16 RDMA writes in flight, prints each asynchronous event when
+ * it comes, and does what stdin says:
  *
  *     verbs PHASE    tries the calls a program may make now, and reports what they return and what completed
  *     fill PHASE     posts until a post is refused
@@ -25,12 +26,25 @@
 #define DEPTH 64
 #define SPARES 4 /* QPs to try modify_qp on, one each time */
 
+/* What a QP needs of its device. */
+struct end {
+	struct ibv_context *ctx;
+	struct ibv_pd *pd;
+	struct ibv_mr *mr;
+	struct ibv_cq *cq;
+	uint16_t lid;
+};
+
+static const char *peer_name;
+
 static struct client {
 	struct ibv_context *ctx;
 	struct ibv_pd *pd;
 	struct ibv_mr *mr;
 	struct ibv_comp_channel *channel;
 	struct ibv_cq *cq;
+	struct end far; /* of the peer, where there is one */
+	uint32_t rkey;
 	struct ibv_qp *a, *b, *spare[SPARES];
 	int spares_used;
 	uint64_t guid;
@@ -73,11 +87,11 @@ static void fact(const char *fmt, ...)
 
 /* ------------------------------------------------------------------ objects */
 
-static struct ibv_qp *make_qp(void)
+static struct ibv_qp *make_qp(struct ibv_pd *pd, struct ibv_cq *cq)
 {
 	struct ibv_qp_cap cap = { .max_send_wr = DEPTH, .max_recv_wr = 1, .max_send_sge = 1, .max_recv_sge = 1 };
-	struct ibv_qp_init_attr a = qp_init(IBV_QPT_RC, c.cq, c.cq, cap);
-	return ibv_create_qp(c.pd, &a);
+	struct ibv_qp_init_attr a = qp_init(IBV_QPT_RC, cq, cq, cap);
+	return ibv_create_qp(pd, &a);
 }
 
 static int modify(struct ibv_qp *qp, enum ibv_qp_state to, struct ibv_qp *peer, uint16_t lid)
@@ -114,35 +128,59 @@ static int modify(struct ibv_qp *qp, enum ibv_qp_state to, struct ibv_qp *peer, 
 	return ibv_modify_qp(qp, &a, mask);
 }
 
+static bool active(struct ibv_context *ctx, uint16_t *lid)
+{
+	struct ibv_port_attr port;
+	if (ibv_query_port(ctx, 1, &port) || port.state != IBV_PORT_ACTIVE)
+		return false;
+	*lid = port.lid;
+	return true;
+}
+
+static struct ibv_mr *register_buffer(struct ibv_pd *pd)
+{
+	return ibv_reg_mr(pd, c.buf, BUF_SIZE, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
+}
+
 /* Returns what stands in the way, or NULL; then `c` is complete. */
 static const char *set_up(const char *name)
 {
-	struct ibv_port_attr port;
+	uint16_t lid;
 	c = (struct client){ .ctx = open_device(name), .buf = c.buf, .guid = c.guid };
 	if (!c.ctx)
 		return "open";
-	if (ibv_query_port(c.ctx, 1, &port) || port.state != IBV_PORT_ACTIVE)
+	if (!active(c.ctx, &lid))
 		return "port";
 	c.pd = ibv_alloc_pd(c.ctx);
 	c.channel = ibv_create_comp_channel(c.ctx);
 	if (!c.pd || !c.channel)
 		return "PD, channel";
-	c.mr = ibv_reg_mr(c.pd, c.buf, BUF_SIZE, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
+	c.mr = register_buffer(c.pd);
 	c.cq = ibv_create_cq(c.ctx, 4 * DEPTH, NULL, c.channel, 0);
 	if (!c.mr || !c.cq)
 		return "MR, CQ";
-	c.a = make_qp();
-	c.b = make_qp();
+	struct end to = { c.ctx, c.pd, c.mr, c.cq, lid };
+	if (peer_name) {
+		if (!(c.far.ctx = open_device(peer_name)) || !active(c.far.ctx, &c.far.lid) ||
+		    !(c.far.pd = ibv_alloc_pd(c.far.ctx)) || !(c.far.mr = register_buffer(c.far.pd)) ||
+		    !(c.far.cq = ibv_create_cq(c.far.ctx, 1, NULL, NULL, 0)))
+			return "the peer";
+		to = c.far;
+	}
+	c.rkey = to.mr->rkey;
+	c.a = make_qp(c.pd, c.cq);
+	c.b = make_qp(to.pd, to.cq);
 	if (!c.a || !c.b)
 		return "QPs";
 	struct ibv_qp *qp[2] = { c.a, c.b };
+	uint16_t lids[2] = { lid, to.lid };
 	static const enum ibv_qp_state steps[] = { IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS };
 	for (size_t s = 0; s < ARRAY_SIZE(steps); s++)
 		for (int i = 0; i < 2; i++)
-			if (modify(qp[i], steps[s], qp[!i], port.lid))
+			if (modify(qp[i], steps[s], qp[!i], lids[!i]))
 				return "modify_qp";
 	for (int i = 0; i < SPARES; i++)
-		if (!(c.spare[i] = make_qp()) || modify(c.spare[i], IBV_QPS_INIT, NULL, 0))
+		if (!(c.spare[i] = make_qp(c.pd, c.cq)) || modify(c.spare[i], IBV_QPS_INIT, NULL, 0))
 			return "spare QPs";
 	int fds[] = { c.ctx->async_fd, c.channel->fd };
 	for (int i = 0; i < 2; i++)
@@ -168,6 +206,14 @@ static void tear_down(bool tell)
 		qp = err;
 	if ((err = destroy_qp(&c.b)))
 		qp = err;
+	if (c.far.cq)
+		ibv_destroy_cq(c.far.cq);
+	if (c.far.mr)
+		ibv_dereg_mr(c.far.mr);
+	if (c.far.pd)
+		ibv_dealloc_pd(c.far.pd);
+	if (c.far.ctx)
+		ibv_close_device(c.far.ctx);
 	int cq = c.cq ? ibv_destroy_cq(c.cq) : 0;
 	int mr = c.mr ? ibv_dereg_mr(c.mr) : 0;
 	int channel = c.channel ? ibv_destroy_comp_channel(c.channel) : 0;
@@ -188,7 +234,7 @@ static int post(void)
 	struct ibv_send_wr w = { .wr_id = c.posted, .sg_list = &sg, .num_sge = 1, .opcode = IBV_WR_RDMA_WRITE,
 				 .send_flags = IBV_SEND_SIGNALED }, *bad;
 	w.wr.rdma.remote_addr = (uintptr_t)(c.buf + 4096);
-	w.wr.rdma.rkey = c.mr->rkey;
+	w.wr.rdma.rkey = c.rkey;
 	int err = ibv_post_send(c.a, &w, &bad);
 	if (!err)
 		c.posted++;
@@ -440,11 +486,12 @@ static bool order(char *line)
 int main(int argc, char **argv)
 {
 	struct options o;
-	parse_options(&o, argc, argv, "DEVICE < ORDERS");
-	if (o.argc != 1) {
-		fprintf(stderr, "usage: %s DEVICE < ORDERS\n", argv[0]);
+	parse_options(&o, argc, argv, "DEVICE [PEER] < ORDERS");
+	if (o.argc != 1 && o.argc != 2) {
+		fprintf(stderr, "usage: %s DEVICE [PEER] < ORDERS\n", argv[0]);
 		return 2;
 	}
+	peer_name = o.argc == 2 ? o.argv[1] : NULL;
 	c.buf = aligned_alloc(4096, BUF_SIZE);
 	need(c.buf, "allocate the buffer");
 	const char *what = set_up(o.argv[0]);

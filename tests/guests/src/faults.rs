@@ -209,7 +209,9 @@ fn one(
     spec.timeout = Some(timeout);
     spec.log = Some(out.join("kernel.log"));
     spec.rxe = false;
-    spec.hca = Some(hca::Wanted { journal: Some(out.join("journal")), ..wanted.clone() });
+    // The faults of the wire take a device at each end.
+    let slots = if fault.starts_with("wire-") { 2 } else { wanted.slots };
+    spec.hca = Some(hca::Wanted { slots, journal: Some(out.join("journal")), ..wanted.clone() });
     let words =
         ["tests/guests/cases/fault", fault, &clients.display().to_string(), &out.display().to_string()];
     spec.job = Job::from_words(&words.map(str::to_owned));
