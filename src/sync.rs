@@ -23,7 +23,7 @@ pub mod atomic {
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 
 /// Spins this often before it lets another thread run: a holder that was descheduled cannot be spun out.
 const SPINS_BEFORE_YIELD: u32 = 1 << 10;
@@ -85,9 +85,19 @@ impl<T> SpinLock<T> {
     /// Takes the lock with no guard: [`SpinLock::release`] has to follow, on the same thread.
     #[inline(always)]
     pub fn acquire(&self) {
-        // ORDER: Acquire, partner is the Release store in `release`: what the last holder wrote is seen.
-        if self.locking && self.locked.swap(true, Ordering::Acquire) {
-            self.contended();
+        if self.locking {
+            // ORDER: Acquire, partner is the Release store in `release`: what the last holder wrote is seen.
+            if self.locked.swap(true, Ordering::Acquire) {
+                self.contended();
+            }
+        } else {
+            // One thread uses it, and so a plain store tells all that another one may ask: whether it is in use just now. On
+            // x86-64 it costs a cycle where the exchange costs twenty.
+            // ORDER: Relaxed, with the fence, which only stops the compiler: it is in program order before what the user of
+            // the lock reads. A thread that asks makes all CPUs pass a barrier between its own store and its load
+            // (membarrier(2)): then either it sees this store, or the user sees what it stored.
+            self.locked.store(true, Ordering::Relaxed);
+            compiler_fence(Ordering::SeqCst);
         }
     }
 
