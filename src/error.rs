@@ -4,15 +4,22 @@
 //! in `verbs::guard`.
 
 use core::fmt;
+use core::num::NonZero;
 
-/// An `errno` value (see errno(3)); never 0.
+/// An `errno` value (see errno(3)); never 0, and so a `Result` with it needs no tag and comes back in registers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Errno(i32);
+pub struct Errno(NonZero<i32>);
+
+/// `EIO`, for what is no errno.
+const OTHERWISE: NonZero<i32> = match NonZero::new(libc::EIO) {
+    Some(number) => number,
+    None => NonZero::<i32>::MAX,
+};
 
 macro_rules! names {
     ($($name:ident),* $(,)?) => {
         impl Errno {
-            $(#[doc = concat!("`", stringify!($name), "` of errno(3).")] pub const $name: Errno = Errno(libc::$name);)*
+            $(#[doc = concat!("`", stringify!($name), "` of errno(3).")] pub const $name: Errno = Errno::new(libc::$name);)*
 
             /// The symbolic name, where it is one that verbs programs meet.
             #[must_use]
@@ -57,10 +64,10 @@ impl Errno {
     /// The errno `raw`, taken by magnitude; a zero, which no failing call may leave, becomes `EIO`.
     #[must_use]
     pub const fn new(raw: i32) -> Errno {
-        match raw {
-            0 | i32::MIN => Errno(libc::EIO),
-            n if n < 0 => Errno(-n),
-            n => Errno(n),
+        // i32::MIN has no magnitude, and stays negative.
+        match NonZero::new(raw.wrapping_abs()) {
+            Some(magnitude) if magnitude.get() > 0 => Errno(magnitude),
+            _ => Errno(OTHERWISE),
         }
     }
 
@@ -73,7 +80,7 @@ impl Errno {
     /// The positive number.
     #[must_use]
     pub const fn get(self) -> i32 {
-        self.0
+        self.0.get()
     }
 }
 
@@ -81,14 +88,14 @@ impl fmt::Debug for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => f.write_str(name),
-            None => write!(f, "errno {}", self.0),
+            None => write!(f, "errno {}", self.get()),
         }
     }
 }
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({self:?})", std::io::Error::from_raw_os_error(self.0))
+        write!(f, "{} ({self:?})", std::io::Error::from_raw_os_error(self.get()))
     }
 }
 
