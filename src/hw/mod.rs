@@ -3,3 +3,4 @@ pub mod barrier;
 pub mod dma;
 pub mod mmio;
 pub mod shared_queue;
+pub mod table;

@@ -1,0 +1,138 @@
+//! Tables beside a ring: what we note of each of its places, where no device reads it.
+//!
+//! Invariants of [`Table`]:
+//! - T1: `first` is the first of `mask + 1` values, a power of two, of a boxed slice that the table owns.
+#![allow(unsafe_code, reason = "reaches a place by a masked index, without a test that it is one")]
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+/// A table of a power of two of `T`, whose indices wrap around: every index is a place, so that none is tested.
+///
+/// In place of a slice it saves a compare and a branch at each access, of which a post has two and a completion two.
+#[derive(Debug)]
+pub struct Table<T> {
+    first: NonNull<T>,
+    mask: u32,
+}
+
+// SAFETY: T1: it owns its values, as a box does.
+unsafe impl<T: Send> Send for Table<T> {}
+// SAFETY: as above; only shared references are given out.
+unsafe impl<T: Sync> Sync for Table<T> {}
+
+impl<T> Table<T> {
+    /// At least `count` values, each from `make`.
+    pub fn new(count: u32, make: impl FnMut() -> T) -> Table<T> {
+        let count = count.max(1).checked_next_power_of_two().unwrap_or(1 << 31);
+        let values: Box<[T]> = core::iter::repeat_with(make).take(count as usize).collect();
+        Table { first: NonNull::from(Box::leak(values)).cast(), mask: count - 1 }
+    }
+
+    /// The value at `index`, taken modulo the table, to be changed.
+    pub fn at_mut(&mut self, index: u32) -> &mut T {
+        // SAFETY: T1: a masked index is within the slice.
+        let mut at = unsafe { self.first.add((index & self.mask) as usize) };
+        // SAFETY: T1; `self` is borrowed for as long.
+        unsafe { at.as_mut() }
+    }
+
+    /// Values.
+    #[inline(always)]
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> u32 {
+        self.mask + 1
+    }
+
+    /// The value at `index`, which is taken modulo the table.
+    #[inline(always)]
+    #[must_use]
+    pub fn at(&self, index: u32) -> &T {
+        self.view().at(index)
+    }
+
+    /// Where the values are, by value: a barrier between two accesses does not make the compiler load that again.
+    #[inline(always)]
+    #[must_use]
+    pub fn view(&self) -> View<'_, T> {
+        View { first: self.first, mask: self.mask, table: PhantomData }
+    }
+
+    /// All of them, from the first on.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        (0..=self.mask).map(|index| self.at(index))
+    }
+}
+
+/// The values of a [`Table`].
+#[derive(Debug)]
+pub struct View<'a, T> {
+    first: NonNull<T>,
+    mask: u32,
+    table: PhantomData<&'a Table<T>>,
+}
+
+impl<T> Clone for View<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for View<'_, T> {}
+
+impl<'a, T> View<'a, T> {
+    /// The value at `index`, which is taken modulo the table.
+    #[inline(always)]
+    #[must_use]
+    pub fn at(self, index: u32) -> &'a T {
+        // SAFETY: T1: a masked index is within the slice.
+        let at = unsafe { self.first.add((index & self.mask) as usize) };
+        // SAFETY: T1; only shared references are made of it while the table is borrowed.
+        unsafe { at.as_ref() }
+    }
+}
+
+impl<T> Drop for Table<T> {
+    fn drop(&mut self) {
+        let values = NonNull::slice_from_raw_parts(self.first, self.mask as usize + 1);
+        // SAFETY: T1: the box that `new` leaked, and nobody looks at it any more.
+        drop(unsafe { Box::from_raw(values.as_ptr()) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn indices_wrap_around_a_power_of_two() {
+        let mut next = 0;
+        let table = Table::new(5, || {
+            next += 1;
+            AtomicU32::new(next)
+        });
+        assert_eq!(table.len(), 8);
+        assert_eq!(
+            table.iter().map(|value| value.load(Ordering::Relaxed)).collect::<Vec<_>>(),
+            [1, 2, 3, 4, 5, 6, 7, 8]
+        );
+        table.at(9).store(20, Ordering::Relaxed);
+        assert_eq!(table.at(u32::MAX - 6).load(Ordering::Relaxed), 20);
+        let mut one = Table::new(0, || 7);
+        *one.at_mut(5) += 1;
+        assert_eq!((one.len(), *one.at(0)), (1, 8));
+    }
+
+    #[test]
+    fn values_are_dropped_with_it() {
+        let token = Arc::new(());
+        let table = Table::new(4, || token.clone());
+        assert_eq!(Arc::strong_count(&token), 5);
+        drop(table);
+        assert_eq!(Arc::strong_count(&token), 1);
+    }
+}
