@@ -216,7 +216,7 @@ pub trait CompletionQueue: Send {
     ///
     /// # Errors
     /// `EIO` where the queue cannot be believed any more.
-    fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<usize, Errno>;
+    fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno>;
 
     /// The first completion of a `start_poll` batch.
     ///
@@ -282,6 +282,11 @@ pub trait Arm: Send + Sync {
     /// # Errors
     /// What the kernel said, where it is asked.
     fn arm(&self, fd: CmdFd, handle: Handle, solicited_only: bool) -> Result<(), Errno>;
+
+    /// A poll would find nothing; false also where only a poll can tell. It spares an empty poll the lock.
+    fn finds_nothing(&self) -> bool {
+        false
+    }
 
     /// The application read an event of the CQ.
     fn event(&self);

@@ -7,4 +7,5 @@ pub mod layout;
 pub mod layouts;
 pub mod ops;
 pub mod public;
+pub mod wc;
 pub mod wr;

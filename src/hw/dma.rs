@@ -13,7 +13,7 @@
 #![allow(unsafe_code, reason = "reads and writes memory that a device shares")]
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use std::sync::Arc;
 
 use crate::abi::host::ForkRanges;
@@ -176,11 +176,17 @@ const INVALID_LKEY: u32 = 0x100;
 /// The entries of a completion queue, of 64 bytes, or of 128 whose second half is the completion. Indices wrap around.
 #[derive(Debug)]
 pub struct Entries {
+    ring: Ring,
+    memory: Arc<Memory>,
+}
+
+/// Where the entries are.
+#[derive(Debug, Clone, Copy)]
+struct Ring {
     /// The first completion: behind the first half of a 128-byte entry.
     base: NonNull<u8>,
     mask: u32,
     shift: u32,
-    memory: Arc<Memory>,
 }
 
 // SAFETY: D4: read under the queue's lock; the device writes entries that it owns.
@@ -198,19 +204,26 @@ impl Entries {
         let len = (count as usize).checked_mul(size as usize).ok_or(Errno::ENOMEM)?;
         let memory = Memory::new(len, fork)?;
         let base = memory.place(size as usize - ENTRY, ENTRY)?;
-        Ok(Entries { base, mask: count - 1, shift: size.trailing_zeros(), memory })
+        Ok(Entries { ring: Ring { base, mask: count - 1, shift: size.trailing_zeros() }, memory })
+    }
+
+    /// The ring, to be read entry by entry: a copy, which a barrier between entries does not make the compiler load again.
+    #[inline(always)]
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View { ring: self.ring, entries: core::marker::PhantomData }
     }
 
     /// Entries.
     #[must_use]
     pub fn count(&self) -> u32 {
-        self.mask + 1
+        self.view().count()
     }
 
     /// Bytes of an entry.
     #[must_use]
     pub fn size(&self) -> u32 {
-        1 << self.shift
+        1 << self.ring.shift
     }
 
     /// The address that the kernel is told.
@@ -223,10 +236,104 @@ impl Entries {
     #[inline(always)]
     #[must_use]
     pub fn entry(&self, index: u32) -> Entry<'_> {
-        let offset = ((index & self.mask) as usize) << self.shift;
+        self.view().entry(index)
+    }
+}
+
+/// The entries of an [`Entries`], by value.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    ring: Ring,
+    entries: core::marker::PhantomData<&'a Entries>,
+}
+
+impl<'a> View<'a> {
+    /// Entries.
+    #[inline(always)]
+    #[must_use]
+    pub fn count(self) -> u32 {
+        self.ring.mask + 1
+    }
+
+    /// The completion at `index`.
+    #[inline(always)]
+    #[must_use]
+    pub fn entry(self, index: u32) -> Entry<'a> {
+        let offset = ((index & self.ring.mask) as usize) << self.ring.shift;
         // SAFETY: D2.
-        let base = unsafe { self.base.add(offset) };
-        Entry { base, size: self.size(), entries: core::marker::PhantomData }
+        let base = unsafe { self.ring.base.add(offset) };
+        Entry { base, shift: self.ring.shift, entries: core::marker::PhantomData }
+    }
+}
+
+/// Which entry is the next, for the consumer, and whether it is written, for whoever asks without the queue's lock.
+///
+/// - D5: `base` is null, or that of `mask + 1` entries in `memory`, as in [`Ring`].
+#[derive(Debug)]
+pub struct Consumer {
+    index: AtomicU32,
+    base: AtomicPtr<u8>,
+    mask: u32,
+    shift: u32,
+    /// Keeps the ring that `base` leads to, even when the queue has another one by now.
+    _memory: Arc<Memory>,
+}
+
+impl Consumer {
+    /// Of `entries`, from the first on.
+    #[must_use]
+    pub fn new(entries: &Entries) -> Consumer {
+        let Ring { base, mask, shift } = entries.ring;
+        Consumer {
+            index: AtomicU32::new(0),
+            base: AtomicPtr::new(base.as_ptr()),
+            mask,
+            shift,
+            _memory: entries.memory.clone(),
+        }
+    }
+
+    /// The next entry, for the consumer.
+    #[inline(always)]
+    #[must_use]
+    pub fn index(&self) -> u32 {
+        // ORDER: Relaxed: only the consumer writes it, under the queue's lock.
+        self.index.load(Ordering::Relaxed)
+    }
+
+    /// The entry at `index` is the next.
+    #[inline(always)]
+    pub fn set(&self, index: u32) {
+        // ORDER: Relaxed: it only says where to look; who finds something looks again under the lock.
+        self.index.store(index, Ordering::Relaxed);
+    }
+
+    /// From now on nothing can be told without the lock: the queue has another ring.
+    pub fn hide(&self) {
+        // ORDER: Relaxed, as in `set`.
+        self.base.store(core::ptr::null_mut(), Ordering::Relaxed);
+    }
+
+    /// The next entry is not written; false where that cannot be told without the lock.
+    ///
+    /// PRM: `op_own`, the last byte: bit 0 is the owner's, and an opcode of 15 is that of no completion.
+    #[inline(always)]
+    #[must_use]
+    pub fn finds_nothing(&self) -> bool {
+        // ORDER: Relaxed, as in `set`.
+        let base = self.base.load(Ordering::Relaxed);
+        if base.is_null() {
+            return false;
+        }
+        // An index of before is that of an entry which was written, or, a whole lap late, of one that looks as if it was not: then
+        // this question came first.
+        let index = self.index();
+        let last = base.wrapping_add((((index & self.mask) as usize) << self.shift) + ENTRY - 1);
+        // SAFETY: D5: the last byte of a completion, valid as long as `_memory`; an atomic has no alignment but that of a byte.
+        let byte = unsafe { AtomicU8::from_ptr(last) };
+        // ORDER: Relaxed: nothing else of the entry is read here.
+        let op_own = byte.load(Ordering::Relaxed);
+        (op_own & 1 != 0) != (index & (self.mask + 1) != 0) || op_own >> 4 == 0xf
     }
 }
 
@@ -234,7 +341,8 @@ impl Entries {
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
     base: NonNull<u8>,
-    size: u32,
+    /// log2 of the bytes of the entry that it is the end of.
+    shift: u32,
     entries: core::marker::PhantomData<&'a Entries>,
 }
 
@@ -284,7 +392,7 @@ impl Entry<'_> {
     /// The first half of a 128-byte entry.
     #[must_use]
     pub fn front(self) -> Option<[u8; ENTRY]> {
-        if self.size < 128 {
+        if self.shift < 7 {
             return None;
         }
         // SAFETY: a 128-byte entry has 64 bytes before its completion.
@@ -306,7 +414,7 @@ impl Entry<'_> {
     pub fn copy(self, from: Entry<'_>) {
         // SAFETY: 64 writable bytes, D4.
         unsafe { self.base.cast::<[u8; ENTRY]>().write_volatile(from.bytes()) };
-        if self.size == 128
+        if self.shift == 7
             && let Some(front) = from.front()
         {
             // SAFETY: as in `front`.
@@ -440,6 +548,28 @@ mod tests {
         ring.put(5, [u64::from(INVALID_LKEY).to_be(), 0]);
         assert_eq!(ring.scatter(3, 3, b"abcdefghi"), 2);
         assert_eq!((&left, &right), (b"abc", b"defg"));
+    }
+
+    #[test]
+    fn a_consumer_tells_of_the_next_entry_and_outlives_the_ring() {
+        let _kernel = Kernel::real();
+        for size in [64, 128] {
+            let entries = Entries::new(2, size, ForkRanges::default()).unwrap();
+            let consumer = Consumer::new(&entries);
+            entries.entry(0).set::<63>(0xf0);
+            assert!(consumer.finds_nothing());
+            entries.entry(0).set::<63>(0);
+            assert!(!consumer.finds_nothing());
+            consumer.set(2);
+            assert!(consumer.finds_nothing(), "the lap is another");
+            entries.entry(2).set::<63>(1);
+            assert!(!consumer.finds_nothing());
+            drop(entries);
+            assert_eq!((consumer.finds_nothing(), consumer.index()), (false, 2));
+            consumer.set(3);
+            consumer.hide();
+            assert!(!consumer.finds_nothing());
+        }
     }
 
     #[test]

@@ -14,12 +14,14 @@ use super::ring::{Key, Outstanding, Owner, Receives};
 use super::srq;
 use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
+use crate::abi::wc::Success;
 use crate::error::Errno;
 use crate::family::{self, CompletionQueue, Head};
 use crate::ha::flush::Flush;
 use crate::ha::life::Life;
 use crate::hw::barrier::{udma_from_device_barrier, udma_to_device_barrier};
-use crate::hw::dma::Entries;
+use crate::hw::dma::{Consumer, Entries};
+use crate::hw::table::{Table, View};
 use crate::log;
 use crate::uapi::{CmdFd, Handle};
 
@@ -44,7 +46,7 @@ bitflags::bitflags! {
 }
 
 /// One place of [`Owners`].
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 struct Place {
     key: u32,
     role: Role,
@@ -52,6 +54,9 @@ struct Place {
 }
 
 impl Place {
+    /// With a key that no completion carries.
+    const EMPTY: Place = Place { key: u32::MAX, role: Role::empty(), owner: None };
+
     /// The oldest work request that its queues owe to this CQ, struck off, and whose: sends first.
     fn flush(&self) -> Option<Flushed> {
         let owner = self.owner.as_deref()?;
@@ -85,82 +90,66 @@ struct Flushed {
 }
 
 /// The queues that complete to a CQ, by key: an open table, at most half full.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Owners {
-    /// A power of two of them, or none.
-    places: Box<[Place]>,
-    count: usize,
-    /// Where the last one was found: completions come in bursts.
-    last: usize,
+    places: Table<Place>,
+    count: u32,
 }
 
 impl Owners {
-    #[inline(always)]
-    fn home(&self, key: u32) -> usize {
-        // User indices are dense: neighbours get neighbouring places. SRQ numbers differ from QP numbers in the top bit.
-        (key ^ key >> 31) as usize & self.places.len().wrapping_sub(1)
+    fn new() -> Owners {
+        Owners { places: Table::new(1, || Place::EMPTY), count: 0 }
     }
 
-    #[inline(always)]
-    fn find(&mut self, key: u32) -> Option<&Owner> {
-        let cached =
-            self.places.get(self.last).is_some_and(|place| place.key == key && place.owner.is_some());
-        if !cached {
-            self.last = self.search(key)?;
-        }
-        self.places.get(self.last)?.owner.as_deref()
-    }
-
-    fn search(&self, key: u32) -> Option<usize> {
-        let mut at = self.home(key);
+    fn search(&self, key: Key) -> Option<u32> {
+        let mut at = key.0;
         loop {
-            let place = self.places.get(at)?;
+            let place = self.places.at(at);
             place.owner.as_ref()?;
-            if place.key == key {
+            if place.key == key.0 {
                 return Some(at);
             }
-            at = (at + 1) & (self.places.len() - 1);
+            at = at.wrapping_add(1);
         }
     }
 
-    fn put(places: &mut [Place], mut at: usize, new: Place) {
-        let mask = places.len().wrapping_sub(1);
-        while let Some(place) = places.get_mut(at) {
-            if place.owner.is_none() {
-                *place = new;
-                return;
-            }
-            at = (at + 1) & mask;
-        }
+    fn find(&self, key: Key) -> Option<&Owner> {
+        self.places.at(self.search(key)?).owner.as_deref()
     }
 
-    fn rebuild(&mut self, len: usize, without: Option<u32>) {
-        let old = core::mem::replace(&mut self.places, vec![Place::default(); len].into());
-        self.last = 0;
-        for place in old {
-            if place.owner.is_some() && Some(place.key) != without {
-                let at = self.home(place.key);
-                Owners::put(&mut self.places, at, place);
+    /// Room in a table that has some.
+    fn put(places: &mut Table<Place>, new: Place) {
+        let mut at = new.key;
+        while places.at(at).owner.is_some() {
+            at = at.wrapping_add(1);
+        }
+        *places.at_mut(at) = new;
+    }
+
+    fn rebuild(&mut self, len: u32, without: Option<Key>) {
+        let mut places = Table::new(len, || Place::EMPTY);
+        for place in self.places.iter() {
+            if place.owner.is_some() && without.is_none_or(|key| place.key != key.0) {
+                Owners::put(&mut places, place.clone());
             }
         }
+        self.places = places;
     }
 
     fn insert(&mut self, owner: &Arc<Owner>, role: Role) {
-        let key = owner.key.0;
-        if let Some(place) = self.search(key).and_then(|at| self.places.get_mut(at)) {
-            place.role |= role;
+        if let Some(at) = self.search(owner.key) {
+            self.places.at_mut(at).role |= role;
             return;
         }
         if (self.count + 1) * 2 > self.places.len() {
-            self.rebuild(((self.count + 1) * 2).next_power_of_two().max(4), None);
+            self.rebuild(((self.count + 1) * 2).max(4), None);
         }
-        let at = self.home(key);
-        Owners::put(&mut self.places, at, Place { key, role, owner: Some(owner.clone()) });
+        Owners::put(&mut self.places, Place { key: owner.key.0, role, owner: Some(owner.clone()) });
         self.count += 1;
     }
 
-    fn remove(&mut self, key: u32) {
-        if self.search(key).is_some() {
+    fn remove(&mut self, key: Key) {
+        if self.find(key).is_some() {
             self.count -= 1;
             self.rebuild(self.places.len(), Some(key));
         }
@@ -171,16 +160,14 @@ impl Owners {
 #[derive(Debug)]
 pub struct Cq {
     entries: Entries,
-    /// Entries consumed, counted from the start.
-    consumer: u32,
+    /// Entries consumed, counted from the start. Others look at it to spare an empty poll the lock.
+    consumer: Arc<Consumer>,
     /// Completions carry a user index (CQE version 1).
     by_uidx: bool,
     owners: Owners,
     dbrec: Arc<Dbrec>,
-    /// `ibv_start_poll`'s current completion: its index, the opcode its post noted, and whether it failed.
-    current: u32,
-    noted: u8,
-    failed: bool,
+    /// `ibv_start_poll`'s current completion.
+    current: Current,
     /// Time stamps in nanoseconds come from here; `None` where the device itself gives them so.
     clock: Option<Arc<Clock>>,
     /// An entry that cannot be believed was reported: once is enough.
@@ -192,10 +179,21 @@ pub struct Cq {
     fork: ForkRanges,
 }
 
+/// A completion that `ibv_wc_read_*` tell of.
+#[derive(Debug, Clone, Copy, Default)]
+struct Current {
+    index: u32,
+    /// What its post noted.
+    noted: u8,
+    failed: bool,
+}
+
 /// What arms a CQ, beside its lock: a thread may arm while another polls.
 #[derive(Debug)]
 pub struct Arm {
     dbrec: Arc<Dbrec>,
+    consumer: Arc<Consumer>,
+    life: Arc<Life>,
     doorbell: CqDoorbell,
     cqn: u32,
     /// Completion events seen: arming counts them along, so that a late one does not serve twice.
@@ -203,8 +201,9 @@ pub struct Arm {
 }
 
 impl Arm {
-    pub(super) fn new(dbrec: Arc<Dbrec>, doorbell: CqDoorbell, cqn: u32) -> Arm {
-        Arm { dbrec, doorbell, cqn, sequence: core::sync::atomic::AtomicU32::new(0) }
+    pub(super) fn new(cq: &Cq, doorbell: CqDoorbell, cqn: u32) -> Arm {
+        let (dbrec, consumer, life) = (cq.dbrec.clone(), cq.consumer.clone(), cq.life.clone());
+        Arm { dbrec, consumer, life, doorbell, cqn, sequence: core::sync::atomic::AtomicU32::new(0) }
     }
 }
 
@@ -219,6 +218,12 @@ impl family::Arm for Arm {
         self.dbrec.record.store::<ARM_DB>(word);
         self.doorbell.arm(word, self.cqn);
         Ok(())
+    }
+
+    #[inline(always)]
+    fn finds_nothing(&self) -> bool {
+        // What a device that is gone still owes is only found under the lock.
+        self.consumer.finds_nothing() && !self.life.is_gone()
     }
 
     fn event(&self) {
@@ -237,13 +242,84 @@ enum Parsed {
     Garbage,
 }
 
-/// Retires the work request that `cqe` completes.
+/// The owner that completions call `uidx`, where it is in its home place, as nearly all are. To look there is as quick as to
+/// remember the last one found, and does not slow down when the completions of many queues alternate (by 13 cycles each).
 #[inline(always)]
-fn retire(owners: &mut Owners, by_uidx: bool, cqe: Cqe<'_>) -> Parsed {
+fn at_home<'a>(places: View<'a, Place>, uidx: u32) -> Option<&'a Owner> {
+    let place = places.at(uidx);
+    if place.key == uidx { place.owner.as_deref() } else { None }
+}
+
+/// The work request of a good completion of a send, retired. `None` where it takes more than a look to say which one, or what it
+/// was; then nothing was done.
+#[inline(always)]
+fn retire_sent(places: View<'_, Place>, cqe: Cqe<'_>, sent: cqe::Sent) -> Option<u64> {
+    if !sent.is_plain() {
+        return None;
+    }
+    let (wr_id, _) = at_home(places, cqe.srqn_uidx())?.send.as_ref()?.complete(cqe.wqe_counter())?;
+    Some(wr_id)
+}
+
+/// As [`retire_sent`], of a receive: its `wr_id`, and its owner.
+#[inline(always)]
+fn retire_received<'a>(places: View<'a, Place>, uidx: u32, cqe: Cqe<'_>) -> Option<(u64, &'a Owner)> {
+    let owner = at_home(places, uidx)?;
+    let wr_id = match &owner.receives {
+        Receives::Own(ring) => ring.complete(cqe.wqe_counter())?,
+        Receives::Shared(srq) => srq.complete(cqe.wqe_counter())?,
+        Receives::None => return None,
+    };
+    Some((wr_id, owner))
+}
+
+/// [`retire_sent`], and the completion in `to`.
+#[inline(always)]
+fn sent(places: View<'_, Place>, cqe: Cqe<'_>, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
+    let (sent, qp_num) = cqe.sent();
+    let wr_id = retire_sent(places, cqe, sent)?;
+    let (opcode, wc_flags) = (sent.plain_wc_opcode(), sent.wc_flags());
+    let byte_len = cqe.byte_cnt();
+    Success { wr_id, opcode, byte_len, qp_num, wc_flags, ..Success::default() }.put(to);
+    Some(())
+}
+
+/// [`retire_received`], and the completion in `to`.
+#[inline(always)]
+fn received(places: View<'_, Place>, cqe: Cqe<'_>, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
+    let (uidx, word) = cqe.uidx_and_word();
+    let (wr_id, owner) = retire_received(places, uidx, cqe)?;
+    let (opcode, wc_flags, imm_data) = cqe.operation_received(word);
+    let (slid, dlid_path_bits) = cqe.path();
+    let sums = owner.checks_sums() && cqe.csum_ok();
+    let wc = Success {
+        wr_id,
+        opcode,
+        byte_len: cqe.byte_cnt(),
+        imm_data,
+        qp_num: cqe.qpn(),
+        src_qp: cqe.src_qp(),
+        wc_flags: wc_flags | cqe.grh() | if sums { IBV_WC_IP_CSUM_OK } else { 0 },
+        pkey_index: word as u16,
+        slid,
+        sl: cqe.sl(),
+        dlid_path_bits,
+    };
+    wc.put(to);
+    Some(())
+}
+
+/// The QP's name in `cqe`.
+fn key(by_uidx: bool, cqe: Cqe<'_>) -> Key {
+    if by_uidx { Key::user_index(cqe.srqn_uidx()) } else { Key::qp(cqe.qpn()) }
+}
+
+/// Retires the work request that `cqe` completes, whatever it is.
+fn retire(owners: &Owners, by_uidx: bool, cqe: Cqe<'_>) -> Parsed {
     let code = cqe.opcode();
     match code {
         opcode::REQ | opcode::REQ_ERR => {
-            let key = if by_uidx { cqe.srqn_uidx() } else { cqe.qpn() };
+            let key = key(by_uidx, cqe);
             let Some(ring) = owners.find(key).and_then(|owner| owner.send.as_ref()) else {
                 return Parsed::Garbage;
             };
@@ -288,16 +364,12 @@ fn scattered(cqe: Cqe<'_>, len: u32, to: impl FnOnce(&[u8]) -> Result<(), Errno>
     }
 }
 
-#[inline(always)]
-fn retire_receive(owners: &mut Owners, by_uidx: bool, cqe: Cqe<'_>) -> Parsed {
-    let key = match (by_uidx, cqe.srqn_uidx()) {
-        (true, uidx) => uidx,
-        // A QP's own receive queue; the SRQ of one is found through the QP as well.
-        (false, 0) => cqe.qpn(),
-        // Version 0 names the SRQ, whose owner is the QP for all but XRC.
-        (false, srqn) if owners.search(cqe.qpn()).is_none() => srqn | Key::SRQ,
-        (false, _) => cqe.qpn(),
-    };
+fn retire_receive(owners: &Owners, by_uidx: bool, cqe: Cqe<'_>) -> Parsed {
+    let mut key = key(by_uidx, cqe);
+    // Version 0 names the SRQ, whose owner is the QP for all but XRC.
+    if !by_uidx && cqe.srqn_uidx() != 0 && owners.find(key).is_none() {
+        key = Key::srq(cqe.srqn_uidx());
+    }
     let Some(owner) = owners.find(key) else { return Parsed::Garbage };
     let failed = cqe.opcode() == opcode::RESP_ERR;
     let counter = cqe.wqe_counter();
@@ -337,30 +409,18 @@ fn retire_receive(owners: &mut Owners, by_uidx: bool, cqe: Cqe<'_>) -> Parsed {
 /// `ibv_wc.wc_flags` and the word for `imm_data` or `invalidated_rkey`, of a good completion.
 #[inline(always)]
 fn flags(cqe: Cqe<'_>) -> (u32, u32) {
-    let (mut flags, word) = match cqe.opcode() {
-        opcode::RESP_WR_IMM | opcode::RESP_SEND_IMM => (IBV_WC_WITH_IMM, cqe.imm_data()),
-        opcode::RESP_SEND_INV => (IBV_WC_WITH_INV, cqe.invalidated_rkey()),
-        opcode::RESP_SEND => (0, 0),
-        _ => {
-            let with_imm = matches!(
-                cqe.send_opcode(),
-                super::wqe::opcode::RDMA_WRITE_IMM | super::wqe::opcode::SEND_IMM
-            );
-            return (if with_imm { IBV_WC_WITH_IMM } else { 0 }, 0);
-        }
-    };
-    if cqe.flags_rqpn() >> 28 & 3 != 0 {
-        flags |= IBV_WC_GRH;
+    if cqe.opcode() == opcode::REQ {
+        return (cqe.sent().0.wc_flags(), 0);
     }
-    (flags, word)
+    let (_, flags, word) = cqe.operation_received(cqe.uidx_and_word().1);
+    (flags | cqe.grh(), word)
 }
 
 /// `ibv_wc.opcode` of a completion that did not fail.
 #[inline(always)]
 fn wc_opcode(cqe: Cqe<'_>, noted: u8) -> u32 {
     match cqe.opcode() {
-        opcode::RESP_WR_IMM => IBV_WC_RECV_RDMA_WITH_IMM,
-        opcode::RESP_SEND | opcode::RESP_SEND_IMM | opcode::RESP_SEND_INV => IBV_WC_RECV,
+        opcode::RESP_WR_IMM..=opcode::RESP_SEND_INV => cqe.operation_received(0).0,
         _ => cqe::send_wc_opcode(cqe.send_opcode(), noted).unwrap_or_default(),
     }
 }
@@ -368,8 +428,11 @@ fn wc_opcode(cqe: Cqe<'_>, noted: u8) -> u32 {
 /// The bytes that a good completion speaks of.
 #[inline(always)]
 fn byte_len(cqe: Cqe<'_>) -> u32 {
-    let atomic = matches!(cqe.send_opcode(), super::wqe::opcode::ATOMIC_CS | super::wqe::opcode::ATOMIC_FA);
-    if cqe.opcode() == opcode::REQ && atomic { 8 } else { cqe.byte_cnt() }
+    if cqe.opcode() == opcode::REQ && cqe::Sent::of(cqe.send_opcode()).is_atomic() {
+        8
+    } else {
+        cqe.byte_cnt()
+    }
 }
 
 impl Cq {
@@ -382,15 +445,14 @@ impl Cq {
         life: Arc<Life>,
         fork: ForkRanges,
     ) -> Cq {
+        let consumer = Arc::new(Consumer::new(&entries));
         Cq {
             entries,
-            consumer: 0,
+            consumer,
             by_uidx,
-            owners: Owners::default(),
+            owners: Owners::new(),
             dbrec,
-            current: 0,
-            noted: 0,
-            failed: false,
+            current: Current::default(),
             clock,
             reported: false,
             life,
@@ -421,7 +483,7 @@ impl Cq {
     /// No completion of `owner` comes any more, and those that came are taken out.
     pub(super) fn detach(&mut self, owner: &Owner) {
         self.clean(owner);
-        self.owners.remove(owner.key.0);
+        self.owners.remove(owner.key);
         self.flush.again();
     }
 
@@ -447,23 +509,38 @@ impl Cq {
         cqe.owned(index, self.entries.count()).then_some(cqe)
     }
 
+    /// Entries consumed.
+    #[inline(always)]
+    fn consumer(&self) -> u32 {
+        self.consumer.index()
+    }
+
+    /// Tells the device how far the queue is consumed.
     #[inline(always)]
     fn publish(&self) {
-        self.dbrec.record.store::<SET_CI>(self.consumer & INDEX);
+        self.dbrec.record.store::<SET_CI>(self.consumer() & INDEX);
+    }
+
+    /// Everything before `index` is consumed.
+    #[inline(always)]
+    fn consumed(&self, index: u32) {
+        self.consumer.set(index);
+        self.publish();
     }
 
     /// Takes the entries of `owner` out of the ring: the ones before them move up over them. The device writes none of that
     /// owner any more.
     pub(super) fn clean(&mut self, owner: &Owner) {
         let count = self.entries.count();
-        let mut end = self.consumer;
-        while end.wrapping_sub(self.consumer) < count && self.written(end).is_some() {
+        let first = self.consumer();
+        let mut end = first;
+        while end.wrapping_sub(first) < count && self.written(end).is_some() {
             end = end.wrapping_add(1);
         }
         udma_from_device_barrier();
         let mut freed = 0_u32;
         let mut at = end;
-        while at != self.consumer {
+        while at != first {
             at = at.wrapping_sub(1);
             let entry = self.entries.entry(at);
             let cqe = Cqe::read(entry);
@@ -480,27 +557,23 @@ impl Cq {
             }
         }
         if freed != 0 {
-            self.consumer = self.consumer.wrapping_add(freed);
             // The entries are where they belong before the device is given their old places.
             udma_to_device_barrier();
-            self.publish();
+            self.consumed(first.wrapping_add(freed));
         }
     }
 
     /// Whether an entry is of `owner`.
     fn names(&self, cqe: Cqe<'_>, owner: &Owner) -> bool {
-        let key = owner.key.0;
-        match (self.by_uidx, key & Key::SRQ != 0) {
-            (true, _) => cqe.srqn_uidx() == key,
-            (false, true) => cqe.srqn_uidx() == key & INDEX,
-            (false, false) => cqe.qpn() == key,
-        }
+        // An XRC SRQ, whose QPs are elsewhere, is named as such.
+        key(self.by_uidx, cqe) == owner.key || !self.by_uidx && Key::srq(cqe.srqn_uidx()) == owner.key
     }
 
     /// Takes `new` in place of the present entries: the kernel switched over, and ended the old ring with an entry that says
     /// so. What is before that entry moves.
     pub(super) fn replace(&mut self, new: Entries) {
-        let (mut at, count, room) = (self.consumer, self.entries.count(), new.count());
+        let first = self.consumer();
+        let (mut at, count, room) = (first, self.entries.count(), new.count());
         loop {
             let Some(cqe) = self.written(at) else {
                 log::error!("completion queue: the end of the old ring was not found after a resize");
@@ -510,7 +583,7 @@ impl Cq {
             if cqe.opcode() == opcode::RESIZE_CQ {
                 break;
             }
-            if at.wrapping_sub(self.consumer) >= count.min(room) {
+            if at.wrapping_sub(first) >= count.min(room) {
                 log::error!("completion queue: more entries than the resized ring holds");
                 break;
             }
@@ -522,9 +595,10 @@ impl Cq {
             to.set::<{ cqe::OP_OWN }>(cqe.op_own() & !(cqe::OWNER_MASK as u8) | lap);
             at = at.wrapping_add(1);
         }
-        self.consumer = self.consumer.wrapping_add(1);
+        // Another thread may be looking at the old ring: it stays, and the new one is only looked at under the lock.
+        self.consumer.hide();
         self.entries = new;
-        self.publish();
+        self.consumed(first.wrapping_add(1));
     }
 
     #[cold]
@@ -559,37 +633,144 @@ impl Cq {
         }
     }
 
-    /// The next completion for the extended interface, from `self.consumer` on.
+    /// The next completion for the extended interface.
     #[inline(always)]
     fn load(&mut self) -> Result<Head, Errno> {
+        let index = self.consumer();
+        let cqe = Cqe::read(self.entries.entry(index));
+        // The entry is read after the byte that says it is ours.
+        udma_from_device_barrier();
+        if let Some(wr_id) = self.retire_good(index, cqe) {
+            self.consumer.set(index.wrapping_add(1));
+            self.current = Current { index, noted: 0, failed: false };
+            return Ok(Head { wr_id, status: IBV_WC_SUCCESS });
+        }
+        self.load_other()
+    }
+
+    /// [`Cq::load`], whatever comes.
+    #[inline(never)]
+    fn load_other(&mut self) -> Result<Head, Errno> {
         loop {
-            let index = self.consumer;
-            let cqe = Cqe::read(self.entries.entry(index));
-            if !cqe.owned(index, self.entries.count()) {
+            let index = self.consumer();
+            let Some(cqe) = self.written(index) else {
                 return if self.life.is_gone() { self.load_flushed() } else { Err(Errno::ENOENT) };
-            }
+            };
             // The entry is read after the byte that says it is ours.
             udma_from_device_barrier();
-            let parsed = retire(&mut self.owners, self.by_uidx, cqe);
             let failed = matches!(cqe.opcode(), opcode::REQ_ERR | opcode::RESP_ERR);
-            self.consumer = index.wrapping_add(1);
+            let parsed = self.other(index);
+            self.consumer.set(index.wrapping_add(1));
             match parsed {
                 Parsed::Done { wr_id, status, noted } => {
-                    (self.current, self.noted, self.failed) = (index, noted, failed);
+                    self.current = Current { index, noted, failed };
                     return Ok(Head { wr_id, status });
                 }
                 Parsed::Skip => {}
-                Parsed::Garbage => {
-                    self.garbage(index);
-                    return Err(Errno::EIO);
-                }
+                Parsed::Garbage => return Err(Errno::EIO),
             }
         }
     }
 
+    /// The work request of `cqe`, the entry at `index`, retired, if that is one of the good completions that nearly all are.
+    #[inline(always)]
+    fn retire_good(&self, index: u32, cqe: Cqe<'_>) -> Option<u64> {
+        let (count, places) = (self.entries.count(), self.owners.places.view());
+        if cqe.is_good(true, index, count) {
+            retire_sent(places, cqe, cqe.sent().0)
+        } else if cqe.is_good(false, index, count) {
+            retire_received(places, cqe.srqn_uidx(), cqe).map(|(wr_id, _)| wr_id)
+        } else {
+            None
+        }
+    }
+
+    /// Retires the work request of the entry at `index`, whatever it is.
+    #[inline(never)]
+    fn other(&mut self, index: u32) -> Parsed {
+        let parsed = retire(&self.owners, self.by_uidx, Cqe::read(self.entries.entry(index)));
+        if matches!(parsed, Parsed::Garbage) {
+            self.garbage(index);
+        }
+        parsed
+    }
+
+    /// [`Cq::other`] for `ibv_poll_cq`: whether there is something in `to` now.
+    fn other_wc(&mut self, index: u32, to: &mut MaybeUninit<ibv_wc>) -> Result<bool, Errno> {
+        match self.other(index) {
+            Parsed::Done { wr_id, status, noted } => {
+                let cqe = Cqe::read(self.entries.entry(index));
+                to.write(wc(&self.owners, cqe, self.by_uidx, wr_id, status, noted));
+                Ok(true)
+            }
+            Parsed::Skip => Ok(false),
+            Parsed::Garbage => Err(Errno::EIO),
+        }
+    }
+
+    /// Moves completions from `first` on to `out`, as long as they are good ones of sends (`SENT`) or of receives: how many.
+    ///
+    /// A loop of its own for each kind, which changes nothing of the queue and calls nothing: what it needs stays in registers.
+    #[inline(always)]
+    fn poll_good<const SENT: bool>(&self, first: u32, out: &mut [MaybeUninit<ibv_wc>]) -> u32 {
+        let (entries, places) = (self.entries.view(), self.owners.places.view());
+        let mut index = first;
+        for to in out {
+            let cqe = Cqe::read(entries.entry(index));
+            if !cqe.is_good(SENT, index, entries.count()) {
+                break;
+            }
+            // The entry is read after the byte that says it is ours.
+            udma_from_device_barrier();
+            let done = if SENT { sent(places, cqe, to) } else { received(places, cqe, to) };
+            if done.is_none() {
+                break;
+            }
+            index = index.wrapping_add(1);
+        }
+        index.wrapping_sub(first)
+    }
+
+    /// Polls on behind the first `polled` of `out`, whatever comes: how many of `out` there are in the end.
+    #[inline(never)]
+    fn poll_on(
+        &mut self,
+        mut index: u32,
+        mut polled: u32,
+        out: &mut [MaybeUninit<ibv_wc>],
+    ) -> Result<u32, Errno> {
+        let mut result = Ok(());
+        while let Some(to) = out.get_mut(polled as usize) {
+            if self.written(index).is_none() {
+                break;
+            }
+            udma_from_device_barrier();
+            let written = self.other_wc(index, to);
+            index = index.wrapping_add(1);
+            match written {
+                Ok(written) => polled += u32::from(written),
+                // Those before it are given on; the application hears of it by itself when there are none.
+                Err(errno) => {
+                    result = Err(errno);
+                    if polled == 0 {
+                        break;
+                    }
+                }
+            }
+            let sent = self.poll_good::<true>(index, out.get_mut(polled as usize..).unwrap_or_default());
+            (index, polled) = (index.wrapping_add(sent), polled + sent);
+            let received = self.poll_good::<false>(index, out.get_mut(polled as usize..).unwrap_or_default());
+            (index, polled) = (index.wrapping_add(received), polled + received);
+        }
+        if index != self.consumer() {
+            self.consumed(index);
+        }
+        if polled == 0 { result.map(|()| 0) } else { Ok(polled) }
+    }
+
     #[inline(always)]
     fn current(&self) -> Cqe<'_> {
-        Cqe::read(self.entries.entry(self.current))
+        Cqe::read(self.entries.entry(self.current.index))
     }
 
     /// Looks at what the device wrote for the last time; then puts an entry of our own in place of the ring. Whether that
@@ -599,26 +780,28 @@ impl Cq {
         if self.left.is_some() {
             return Ok(true);
         }
-        if self.written(self.consumer).is_some() {
+        if self.written(self.consumer()).is_some() {
             return Ok(false);
         }
         let own = Entries::new(1, 64, self.fork)?;
         Cq::prepare(&own);
+        self.consumer.hide();
         self.left = Some(core::mem::replace(&mut self.entries, own));
-        (self.consumer, self.current) = (0, 0);
+        self.consumer.set(0);
+        self.current = Current::default();
         Ok(true)
     }
 
     fn next_flushed(&mut self) -> Option<Flushed> {
         let places = &self.owners.places;
-        self.flush.next(&self.life, places.len(), |at| places.get(at)?.flush())
+        self.flush.next(&self.life, places.len() as usize, |at| places.at(at as u32).flush())
     }
 
     /// What an empty poll of a device that is gone finds.
     #[cold]
-    fn flushed(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<usize, Errno> {
+    fn flushed(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno> {
         if !self.turn()? {
-            return self.poll(out);
+            return self.poll_on(self.consumer(), 0, out);
         }
         let mut polled = 0;
         for place in out {
@@ -640,11 +823,11 @@ impl Cq {
     #[cold]
     fn load_flushed(&mut self) -> Result<Head, Errno> {
         if !self.turn()? {
-            return self.load();
+            return self.load_other();
         }
         let Flushed { wr, qpn, received } = self.next_flushed().ok_or(Errno::ENOENT)?;
         cqe::put_flushed(self.entries.entry(0), qpn, received);
-        (self.noted, self.failed) = (wr.opcode as u8, true);
+        self.current = Current { index: 0, noted: wr.opcode as u8, failed: true };
         Ok(Head { wr_id: wr.wr_id, status: IBV_WC_WR_FLUSH_ERR })
     }
 }
@@ -657,9 +840,8 @@ fn give_back(srq: &srq::Inner, cqe: Cqe<'_>) {
     }
 }
 
-/// The whole of a completion, for `ibv_poll_cq`.
-#[inline(always)]
-fn wc(owners: &mut Owners, cqe: Cqe<'_>, by_uidx: bool, wr_id: u64, status: u32, noted: u8) -> ibv_wc {
+/// The whole of a completion, whatever it is, for `ibv_poll_cq`.
+fn wc(owners: &Owners, cqe: Cqe<'_>, by_uidx: bool, wr_id: u64, status: u32, noted: u8) -> ibv_wc {
     let code = cqe.opcode();
     let mut wc = ibv_wc { wr_id, status, qp_num: cqe.qpn(), ..ibv_wc::zeroed() };
     match code {
@@ -680,12 +862,10 @@ fn wc(owners: &mut Owners, cqe: Cqe<'_>, by_uidx: bool, wr_id: u64, status: u32,
             wc.byte_len = cqe.byte_cnt();
             (wc.wc_flags, wc.imm_data) = (flags, word);
             wc.src_qp = cqe.src_qp();
-            wc.slid = cqe.slid();
+            (wc.slid, wc.dlid_path_bits) = cqe.path();
             wc.sl = cqe.sl();
-            wc.dlid_path_bits = cqe.dlid_path_bits();
             wc.pkey_index = cqe.invalidated_rkey() as u16;
-            let key = if by_uidx { cqe.srqn_uidx() } else { cqe.qpn() };
-            if owners.find(key).is_some_and(Owner::checks_sums) && cqe.csum_ok() {
+            if owners.find(key(by_uidx, cqe)).is_some_and(Owner::checks_sums) && cqe.csum_ok() {
                 wc.wc_flags |= IBV_WC_IP_CSUM_OK;
             }
         }
@@ -695,84 +875,62 @@ fn wc(owners: &mut Owners, cqe: Cqe<'_>, by_uidx: bool, wr_id: u64, status: u32,
 
 impl CompletionQueue for Cq {
     #[inline(always)]
-    fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<usize, Errno> {
-        let count = self.entries.count();
-        let mut index = self.consumer;
-        let mut polled = 0;
-        let mut result = Ok(());
-        let mut room = out.iter_mut();
-        let mut to = room.next();
-        while let Some(place) = to.take() {
-            let cqe = Cqe::read(self.entries.entry(index));
-            if !cqe.owned(index, count) {
-                break;
-            }
-            // The entry is read after the byte that says it is ours.
-            udma_from_device_barrier();
-            match retire(&mut self.owners, self.by_uidx, cqe) {
-                Parsed::Done { wr_id, status, noted } => {
-                    place.write(wc(&mut self.owners, cqe, self.by_uidx, wr_id, status, noted));
-                    polled += 1;
-                    to = room.next();
-                }
-                Parsed::Skip => to = Some(place),
-                Parsed::Garbage => {
-                    self.garbage(index);
-                    result = Err(Errno::EIO);
-                    // Those before it are given on; the application hears of it by itself when there are none.
-                    if polled != 0 {
-                        to = Some(place);
-                    }
-                }
-            }
-            index = index.wrapping_add(1);
+    fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno> {
+        let first = self.consumer();
+        let mut polled = self.poll_good::<true>(first, out);
+        if polled == 0 {
+            polled = self.poll_good::<false>(first, out);
         }
-        if index == self.consumer {
-            // Nothing to tell the device: an empty poll touches nothing but the entry.
-            return if self.life.is_gone() { self.flushed(out) } else { Ok(0) };
+        let index = first.wrapping_add(polled);
+        if (polled as usize) < out.len() && self.written(index).is_some() {
+            return self.poll_on(index, polled, out);
         }
-        self.consumer = index;
-        self.publish();
-        if polled == 0 { result.map(|()| 0) } else { Ok(polled) }
+        if polled != 0 {
+            self.consumed(index);
+            return Ok(polled);
+        }
+        // Nothing to tell the device: an empty poll touches nothing but the entry.
+        if self.life.is_gone() { self.flushed(out) } else { Ok(0) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn start(&mut self) -> Result<Head, Errno> {
-        let before = self.consumer;
+        let before = self.consumer();
         self.load().inspect_err(|_| {
             // Entries that nobody sees were consumed.
-            if self.consumer != before {
+            if self.consumer() != before {
                 self.publish();
             }
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Result<Head, Errno> {
         self.load()
     }
 
-    #[inline]
+    #[inline(always)]
     fn end(&mut self) {
         self.publish();
     }
 
     fn is_pending(&mut self) -> bool {
-        self.written(self.consumer).is_some()
+        self.written(self.consumer()).is_some()
             || (self.life.is_gone() && self.owners.places.iter().any(Place::owes))
     }
 
+    #[inline(always)]
     fn opcode(&self) -> u32 {
         let cqe = self.current();
         match cqe.opcode() {
             opcode::RESP_ERR => IBV_WC_RECV,
-            opcode::REQ_ERR => u32::from(self.noted),
-            _ => wc_opcode(cqe, self.noted),
+            opcode::REQ_ERR => u32::from(self.current.noted),
+            _ => wc_opcode(cqe, self.current.noted),
         }
     }
 
     fn vendor_err(&self) -> u32 {
-        if self.failed { self.current().vendor_err() } else { 0 }
+        if self.current.failed { self.current().vendor_err() } else { 0 }
     }
 
     fn byte_len(&self) -> u32 {
@@ -792,18 +950,16 @@ impl CompletionQueue for Cq {
     }
 
     fn wc_flags(&self) -> u32 {
-        if self.failed {
+        if self.current.failed {
             return 0;
         }
         let cqe = self.current();
-        let key = if self.by_uidx { cqe.srqn_uidx() } else { cqe.qpn() };
-        let owner = self.owners.search(key).and_then(|at| self.owners.places.get(at)?.owner.as_ref());
-        let sums = owner.is_some_and(|owner| owner.checks_sums()) && cqe.csum_ok();
+        let sums = self.owners.find(key(self.by_uidx, cqe)).is_some_and(Owner::checks_sums) && cqe.csum_ok();
         flags(cqe).0 | if sums { IBV_WC_IP_CSUM_OK } else { 0 }
     }
 
     fn slid(&self) -> u32 {
-        u32::from(self.current().slid())
+        u32::from(self.current().path().0)
     }
 
     fn sl(&self) -> u8 {
@@ -811,7 +967,7 @@ impl CompletionQueue for Cq {
     }
 
     fn dlid_path_bits(&self) -> u8 {
-        self.current().dlid_path_bits()
+        self.current().path().1
     }
 
     fn completion_ts(&self) -> u64 {

@@ -6,6 +6,8 @@ use super::wqe;
 use crate::abi::public::*;
 use crate::hw::dma::Entry;
 
+/// Offset of the word that has `ml_path` for its second byte and ends with `slid`.
+const ML_PATH_TO_SLID: usize = 16;
 /// Offset of `srqn_uidx`.
 const SRQN_UIDX: usize = 32;
 /// Offset of `imm_inval_pkey`.
@@ -74,6 +76,28 @@ impl<'a> Cqe<'a> {
         self.last >> 4 & 0xf
     }
 
+    /// Written for the lap around the ring that `index` is in, and one of the completions that nearly all are: a success
+    /// without data inside of the entry, of a send or of a receive. `count` is that of [`Cqe::owned`].
+    #[inline(always)]
+    pub(super) fn is_good(self, of_a_send: bool, index: u32, count: u32) -> bool {
+        const {
+            assert!(
+                opcode::REQ == 0
+                    && opcode::RESP_WR_IMM == 1
+                    && opcode::RESP_SEND == 2
+                    && opcode::RESP_SEND_INV == 4
+            )
+        };
+        // With the owner's bit as it has to be, it is 0 in `bits`.
+        let bits = self.last ^ u32::from(index & count != 0);
+        if of_a_send {
+            bits & (0xf0 | INLINE_SCATTER_32 | INLINE_SCATTER_64 | OWNER_MASK) == 0
+        } else {
+            let rest = bits & (INLINE_SCATTER_32 | INLINE_SCATTER_64 | OWNER_MASK);
+            rest == 0 && self.opcode().wrapping_sub(opcode::RESP_WR_IMM) <= opcode::RESP_SEND_INV - 1
+        }
+    }
+
     #[inline(always)]
     pub(super) fn op_own(self) -> u8 {
         self.last as u8
@@ -95,10 +119,24 @@ impl<'a> Cqe<'a> {
         self.entry.be32::<SOP_DROP_QPN>() & 0xff_ffff
     }
 
+    /// [`Cqe::srqn_uidx`] and [`Cqe::invalidated_rkey`], which are neighbours.
+    #[inline(always)]
+    pub(super) fn uidx_and_word(self) -> (u32, u32) {
+        let both = self.entry.be64::<SRQN_UIDX>();
+        ((both >> 32) as u32 & 0xff_ffff, both as u32)
+    }
+
     /// The flow tag of a received packet, where others have the QP number.
     #[inline]
     pub(super) fn flow_tag(self) -> u32 {
         self.qpn()
+    }
+
+    /// What was sent, and on which QP.
+    #[inline(always)]
+    pub(super) fn sent(self) -> (Sent, u32) {
+        let word = self.entry.be32::<SOP_DROP_QPN>();
+        (Sent::of((word >> 24) as u8), word & 0xff_ffff)
     }
 
     /// The send opcode, [`wqe::opcode`].
@@ -110,12 +148,6 @@ impl<'a> Cqe<'a> {
     #[inline(always)]
     pub(super) fn byte_cnt(self) -> u32 {
         self.entry.be32::<BYTE_CNT>()
-    }
-
-    /// As the device wrote it, in network order: `ibv_wc.imm_data`.
-    #[inline(always)]
-    pub(super) fn imm_data(self) -> u32 {
-        self.entry.be32::<IMM_INVAL_PKEY>().to_be()
     }
 
     #[inline(always)]
@@ -143,14 +175,43 @@ impl<'a> Cqe<'a> {
         (self.flags_rqpn() >> 24) as u8 & 0xf
     }
 
+    /// The sender's LID, and the path bits of the LID that it sent to.
     #[inline(always)]
-    pub(super) fn slid(self) -> u16 {
-        self.entry.be32::<20>() as u16
+    pub(super) fn path(self) -> (u16, u8) {
+        let word = self.entry.be64::<ML_PATH_TO_SLID>();
+        (word as u16, (word >> 48) as u8 & 0x7f)
     }
 
+    /// `IBV_WC_GRH` of a receive, or 0.
     #[inline(always)]
-    pub(super) fn dlid_path_bits(self) -> u8 {
-        (self.entry.be32::<16>() >> 16) as u8 & 0x7f
+    pub(super) fn grh(self) -> u32 {
+        const { assert!(IBV_WC_GRH == 1) };
+        u32::from(self.flags_rqpn() >> 28 & 3 != 0)
+    }
+
+    /// What a receive was of: `ibv_wc.opcode`, its part of `ibv_wc.wc_flags`, and from `word`, the invalidated key in host order,
+    /// what `ibv_wc.imm_data` is. Computed, since a jump is mispredicted when operations alternate.
+    #[inline(always)]
+    pub(super) fn operation_received(self, word: u32) -> (u32, u32, u32) {
+        const { assert!(IBV_WC_RECV_RDMA_WITH_IMM == IBV_WC_RECV + 1) };
+        let code = self.opcode();
+        let has_imm = code == opcode::RESP_WR_IMM || code == opcode::RESP_SEND_IMM;
+        let has_key = code == opcode::RESP_SEND_INV;
+        let imm_data = if has_imm {
+            word.to_be()
+        } else if has_key {
+            word
+        } else {
+            0
+        };
+        let flags = if has_imm {
+            IBV_WC_WITH_IMM
+        } else if has_key {
+            IBV_WC_WITH_INV
+        } else {
+            0
+        };
+        (IBV_WC_RECV + u32::from(code == opcode::RESP_WR_IMM), flags, imm_data)
     }
 
     #[inline]
@@ -246,18 +307,91 @@ pub(super) fn status(syndrome: u32) -> u32 {
     }
 }
 
-/// `ibv_wc_opcode` of a send that the device names by `send_opcode`; `noted` is what the post noted, for those that several
-/// verbs share. `None` for what no verb makes.
-#[inline(always)]
+/// What a send opcode of the device means to verbs, in a byte: the `ibv_wc_opcode`, and the bits below.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent(u8);
+
+/// It carries immediate data.
+const IMM: u8 = 1 << 3;
+/// It gives 8 bytes, and the entry does not say so.
+const ATOMIC: u8 = 1 << 5;
+/// Several verbs make it: the post noted which one.
+const NOTED: u8 = 1 << 6;
+/// No verb makes it.
+const UNKNOWN: u8 = 1 << 7;
+
+/// [`Sent`] of each opcode: one load, where a match would be a jump through a table, mispredicted when operations alternate.
+#[allow(clippy::indexing_slicing, reason = "at compile time")]
+static SENT: [u8; 256] = {
+    let mut table = [UNKNOWN; 256];
+    let known = [
+        (wqe::opcode::RDMA_WRITE, IBV_WC_RDMA_WRITE, 0),
+        (wqe::opcode::RDMA_WRITE_IMM, IBV_WC_RDMA_WRITE, IMM),
+        (wqe::opcode::SEND, IBV_WC_SEND, 0),
+        (wqe::opcode::SEND_IMM, IBV_WC_SEND, IMM),
+        (wqe::opcode::SEND_INVAL, IBV_WC_SEND, 0),
+        (wqe::opcode::RDMA_READ, IBV_WC_RDMA_READ, 0),
+        (wqe::opcode::ATOMIC_CS, IBV_WC_COMP_SWAP, ATOMIC),
+        (wqe::opcode::ATOMIC_FA, IBV_WC_FETCH_ADD, ATOMIC),
+        (wqe::opcode::TSO, IBV_WC_TSO, 0),
+        (wqe::opcode::UMR, 0, NOTED),
+        (wqe::opcode::NOP, 0, NOTED),
+    ];
+    let mut at = 0;
+    while at < known.len() {
+        let (code, wc, bits) = known[at];
+        assert!(wc < IMM as u32);
+        table[code as usize] = wc as u8 | bits;
+        at += 1;
+    }
+    table
+};
+
+impl Sent {
+    #[inline(always)]
+    pub(super) fn of(send_opcode: u8) -> Sent {
+        Sent(SENT.get(usize::from(send_opcode)).copied().unwrap_or(UNKNOWN))
+    }
+
+    /// The completion says all.
+    #[inline(always)]
+    pub(super) fn is_plain(self) -> bool {
+        self.0 & (ATOMIC | NOTED | UNKNOWN) == 0
+    }
+
+    #[inline(always)]
+    pub(super) fn is_unknown(self) -> bool {
+        self.0 & UNKNOWN != 0
+    }
+
+    #[inline(always)]
+    pub(super) fn is_atomic(self) -> bool {
+        self.0 & ATOMIC != 0
+    }
+
+    /// `ibv_wc.opcode`, but for [`Sent::wc_opcode`]'s case.
+    #[inline(always)]
+    pub(super) fn plain_wc_opcode(self) -> u32 {
+        u32::from(self.0 & (IMM - 1))
+    }
+
+    /// `ibv_wc.opcode`; `noted` is what the post noted, for those that several verbs share.
+    #[inline(always)]
+    pub(super) fn wc_opcode(self, noted: u8) -> u32 {
+        if self.0 & NOTED != 0 { u32::from(noted) } else { self.plain_wc_opcode() }
+    }
+
+    /// `ibv_wc.wc_flags`.
+    #[inline(always)]
+    pub(super) fn wc_flags(self) -> u32 {
+        const { assert!(IBV_WC_WITH_IMM == IMM as u32 >> 2) };
+        u32::from(self.0 & IMM) >> 2
+    }
+}
+
+/// `ibv_wc_opcode` of a send that the device names by `send_opcode`; `noted` is what the post noted. `None` for what no verb
+/// makes.
 pub(super) fn send_wc_opcode(send_opcode: u8, noted: u8) -> Option<u32> {
-    Some(match send_opcode {
-        wqe::opcode::RDMA_WRITE | wqe::opcode::RDMA_WRITE_IMM => IBV_WC_RDMA_WRITE,
-        wqe::opcode::SEND | wqe::opcode::SEND_IMM | wqe::opcode::SEND_INVAL => IBV_WC_SEND,
-        wqe::opcode::RDMA_READ => IBV_WC_RDMA_READ,
-        wqe::opcode::ATOMIC_CS => IBV_WC_COMP_SWAP,
-        wqe::opcode::ATOMIC_FA => IBV_WC_FETCH_ADD,
-        wqe::opcode::TSO => IBV_WC_TSO,
-        wqe::opcode::UMR | wqe::opcode::NOP => u32::from(noted),
-        _ => return None,
-    })
+    let sent = Sent::of(send_opcode);
+    (!sent.is_unknown()).then(|| sent.wc_opcode(noted))
 }

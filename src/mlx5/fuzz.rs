@@ -20,7 +20,7 @@ use crate::uapi::sys::twin::Kernel;
 const BLOCKS: u32 = 32;
 
 /// A QP with its own receives, one with an SRQ, and nothing of either completed.
-fn owner(key: u32, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
+fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
     let memory = Memory::new(8192, ForkRanges::default()).ok()?;
     let dbrec = pool.take().ok()?;
     let send =
@@ -33,13 +33,7 @@ fn owner(key: u32, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
     } else {
         Receives::Own(RecvRing::new(16, 0, Units::new(&memory, 0, 16).ok()?, dbrec, Arc::default()))
     };
-    Some(Arc::new(Owner {
-        key: Key(key),
-        send: Some(send),
-        receives,
-        qpn: key,
-        csum: AtomicBool::new(false),
-    }))
+    Some(Arc::new(Owner { key, send: Some(send), receives, qpn: key.0 & 0xff, csum: AtomicBool::new(false) }))
 }
 
 /// Polls a CQ whose entries are `data`, through both interfaces, with work requests outstanding on two QPs. Nothing may panic
@@ -70,10 +64,12 @@ pub fn fuzz_cq(data: &[u8]) {
         entry.set::<61>(byte() & 0x1f);
         entry.set::<63>(byte() & !0x0c);
     }
-    let mut cq = Cq::new(entries, shape[1] & 1 == 0, dbrec, None, Arc::default(), ForkRanges::default());
+    let by_uidx = shape[1] & 1 == 0;
+    let mut cq = Cq::new(entries, by_uidx, dbrec, None, Arc::default(), ForkRanges::default());
     let mut owners = Vec::new();
     for (key, shared) in [(0, false), (1, true)] {
-        let Some(owner) = owner(key, &pool, shared) else { return };
+        let name = if by_uidx { Key::user_index(key) } else { Key::qp(key) };
+        let Some(owner) = owner(name, &pool, shared) else { return };
         cq.attach(&owner, super::cq::Role::all());
         let mut sq = SendQueue::new(Shape { max_sge: 1, qpn: key, ..Shape::default() }, owner.clone(), None);
         sq.start();
@@ -92,7 +88,7 @@ pub fn fuzz_cq(data: &[u8]) {
     for round in 0..24 {
         if round % 2 == usize::from(shape[3] & 1) {
             let polled = cq.poll(&mut out).unwrap_or(0);
-            assert!(polled <= out.len());
+            assert!(polled as usize <= out.len());
         } else if let Ok(Head { wr_id, status }) = cq.start() {
             known(wr_id, status, cq.opcode() < IBV_WC_RECV);
             while let Ok(Head { wr_id, status }) = cq.next() {
@@ -120,7 +116,7 @@ pub fn fuzz_cq(data: &[u8]) {
 pub fn fuzz_wqe(data: &[u8]) {
     let _kernel = Kernel::real();
     let pool = Pool::new(64, ForkRanges::default());
-    let Some(owner) = owner(0, &pool, false) else { return };
+    let Some(owner) = owner(Key::user_index(0), &pool, false) else { return };
     let Some(ring) = &owner.send else { return };
     let kinds = [transport::RC, transport::UC, transport::UD, transport::XRC];
     let kind = kinds.get(usize::from(data.first().copied().unwrap_or(0)) % 4).copied().unwrap_or_default();

@@ -324,7 +324,7 @@ impl Mlx5 {
             uapi::qp::create(device.fd, &create, Udata::both(&command, &mut resp)).step("create the QP")?;
         request.cap = ibv_qp_cap::zeroed();
         let object = self
-            .receiver(None, Key(made.qp_num))
+            .receiver(None, Key::qp(made.qp_num))
             .inspect_err(|_| undo(uapi::qp::destroy(device.fd, made.handle)))
             .step("create the QP")?;
         // ORDER: Relaxed: not shared yet.
@@ -480,8 +480,8 @@ impl Family for Mlx5 {
         let mut resp = wire::CreateCqResp::default();
         let made =
             uapi::cq::create(device.fd, &create, Udata::both(&command, &mut resp)).step("create the CQ")?;
-        let arm = Arm::new(dbrec.clone(), self.uars.cq.clone(), resp.cqn);
         let cq = Cq::new(entries, self.by_uidx(), dbrec, clock, device.life.clone(), self.fork);
+        let arm = Arm::new(&cq, self.uars.cq.clone(), resp.cqn);
         Ok(CreatedCq { handle: made.handle, queue: cq, arm, cqe: count - 1 })
     }
 
@@ -545,7 +545,7 @@ impl Family for Mlx5 {
         (request.max_wr, request.max_sge) = (shape.count - 1, shape.max_sge());
         let inner = Arc::new(srq::Inner::new(shape, units, dbrec, request.locking));
         let owner = cq.map(|cq| {
-            let key = Key(if self.by_uidx() { uidx } else { resp.srqn | Key::SRQ });
+            let key = if self.by_uidx() { Key::user_index(uidx) } else { Key::srq(resp.srqn) };
             let receives = Receives::Shared(inner.clone());
             let owner = Arc::new(Owner { key, send: None, receives, qpn: 0, csum: AtomicBool::new(false) });
             cq.lock().attach(&owner, Role::RECEIVES);
@@ -663,7 +663,7 @@ impl Family for Mlx5 {
                     device.life.clone(),
                 ))
             };
-            let key = Key(if self.by_uidx() { uidx } else { made.qp_num });
+            let key = if self.by_uidx() { Key::user_index(uidx) } else { Key::qp(made.qp_num) };
             let owner =
                 Arc::new(Owner { key, send, receives, qpn: made.qp_num, csum: AtomicBool::new(false) });
             let shape = send::Shape {
@@ -708,7 +708,7 @@ impl Family for Mlx5 {
     }
 
     fn opened_qp(&self) -> Result<Qp, Errno> {
-        self.receiver(None, Key(wire::UIDX_NONE))
+        self.receiver(None, Key::user_index(wire::UIDX_NONE))
     }
 
     fn qp_entered(&self, qp: &Qp, state: u32, attached: &Attached<'_, Mlx5>) {

@@ -21,6 +21,7 @@ use crate::ha::gate::Gate;
 pub use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
 use crate::hw::dma::Units;
+use crate::hw::table::Table;
 
 /// The word of the doorbell record for receives, `MLX5_RCV_DBR`.
 pub(super) const RCV_DBR: usize = 0;
@@ -64,8 +65,7 @@ const NONE_KEPT: u32 = u32::MAX;
 /// The shared part of a send queue.
 #[derive(Debug)]
 pub(super) struct SendRing {
-    slots: Box<[Slot]>,
-    mask: u32,
+    slots: Table<Slot>,
     /// The [`Meta`] of the last work request that completed.
     retired: AtomicU64,
     /// Work requests that may be outstanding; 0 in states in which nothing is taken.
@@ -82,8 +82,7 @@ impl SendRing {
     pub(super) fn new(blocks: u32, units: Units, dbrec: Arc<Dbrec>, life: Arc<Life>) -> SendRing {
         let slot = || Slot { wr_id: AtomicU64::new(0), meta: AtomicU64::new(Meta::NONE.pack()) };
         SendRing {
-            slots: (0..blocks).map(|_| slot()).collect(),
-            mask: blocks.wrapping_sub(1),
+            slots: Table::new(blocks, slot),
             retired: AtomicU64::new(Meta::NONE.pack()),
             gate: Gate::new(),
             kept: AtomicU32::new(NONE_KEPT),
@@ -91,11 +90,6 @@ impl SendRing {
             units,
             dbrec,
         }
-    }
-
-    #[inline(always)]
-    fn slot(&self, block: u32) -> Option<&Slot> {
-        self.slots.get((block & self.mask) as usize)
     }
 
     /// Posts up to block `post` were kept.
@@ -120,7 +114,7 @@ impl SendRing {
         if last.next == self.end() {
             return None;
         }
-        let slot = self.slot(u32::from(last.next))?;
+        let slot = self.slots.at(u32::from(last.next));
         // ORDER: Relaxed: noted before the record, or before `kept`.
         let meta = Meta::unpack(slot.meta.load(Ordering::Relaxed));
         (meta.head == last.head.wrapping_add(1)).then_some((slot, meta))
@@ -161,27 +155,25 @@ impl SendRing {
     /// Notes the work request at `block`.
     #[inline(always)]
     pub(super) fn note(&self, block: u32, wr_id: u64, meta: Meta) {
-        if let Some(slot) = self.slot(block) {
-            // ORDER: Relaxed: the device's completion, which follows the doorbell, is what tells the poll to read.
-            slot.wr_id.store(wr_id, Ordering::Relaxed);
-            // ORDER: Relaxed, as above.
-            slot.meta.store(meta.pack(), Ordering::Relaxed);
-        }
+        let slot = self.slots.at(block);
+        // ORDER: Relaxed: the device's completion, which follows the doorbell, is what tells the poll to read.
+        slot.wr_id.store(wr_id, Ordering::Relaxed);
+        // ORDER: Relaxed, as above.
+        slot.meta.store(meta.pack(), Ordering::Relaxed);
     }
 
     /// The work request whose WQE began at `counter` completed, and with it all before it: its `wr_id` and what was noted.
     /// `None` where no such work request is outstanding.
     #[inline(always)]
     pub(super) fn complete(&self, counter: u16) -> Option<(u64, Meta)> {
-        let slot = self.slot(u32::from(counter))?;
+        let slot = self.slots.at(u32::from(counter));
         // ORDER: Relaxed: `note` came before the doorbell, and the completion after it.
         let word = slot.meta.load(Ordering::Relaxed);
         let meta = Meta::unpack(word);
         // ORDER: Relaxed: only polls write it, under the CQ's lock.
         let last = Meta::unpack(self.retired.load(Ordering::Relaxed)).head;
         // Completed before, or never posted: the device repeats itself, or names a block inside of a WQE.
-        let ahead = meta.head.wrapping_sub(last);
-        if ahead == 0 || ahead > self.mask.wrapping_add(1) {
+        if meta.head.wrapping_sub(last).wrapping_sub(1) >= self.slots.len() {
             return None;
         }
         // ORDER: Relaxed, as for `meta`.
@@ -193,7 +185,7 @@ impl SendRing {
 
     /// The queue is empty, as after a reset. Nobody posts or polls it meanwhile.
     pub(super) fn reset(&self) {
-        for slot in &self.slots {
+        for slot in self.slots.iter() {
             // ORDER: Relaxed: nobody looks.
             slot.meta.store(Meta::NONE.pack(), Ordering::Relaxed);
         }
@@ -213,7 +205,7 @@ impl SendRing {
         let mut found = Vec::new();
         // ORDER: Acquire, as in `tail`.
         let mut last = Meta::unpack(self.retired.load(Ordering::Acquire));
-        while let Some((slot, meta)) = self.after(last).filter(|_| found.len() < self.slots.len()) {
+        while let Some((slot, meta)) = self.after(last).filter(|_| found.len() < self.slots.len() as usize) {
             found.push(self.told(last.next, slot, meta));
             last = meta;
         }
@@ -237,8 +229,7 @@ impl SendRing {
 /// The shared part of a receive queue that is a QP's or a WQ's own.
 #[derive(Debug)]
 pub(super) struct RecvRing {
-    wr_ids: Box<[AtomicU64]>,
-    mask: u32,
+    wr_ids: Table<AtomicU64>,
     /// log2 of a WQE's units.
     pub(super) log_units: u32,
     /// Receives that completed.
@@ -262,8 +253,7 @@ impl RecvRing {
         life: Arc<Life>,
     ) -> RecvRing {
         RecvRing {
-            wr_ids: (0..count).map(|_| AtomicU64::new(0)).collect(),
-            mask: count.wrapping_sub(1),
+            wr_ids: Table::new(count, || AtomicU64::new(0)),
             log_units,
             tail: AtomicU32::new(0),
             gate: Gate::new(),
@@ -275,8 +265,9 @@ impl RecvRing {
     }
 
     /// WQEs in the ring.
+    #[inline(always)]
     pub(super) fn count(&self) -> u32 {
-        self.mask.wrapping_add(1)
+        self.wr_ids.len()
     }
 
     /// Receives up to number `head` were kept.
@@ -296,11 +287,10 @@ impl RecvRing {
         }
     }
 
-    fn told(&self, number: u32) -> Option<Outstanding> {
-        let slot = self.wr_ids.get((number & self.mask) as usize)?;
+    fn told(&self, number: u32) -> Outstanding {
         // ORDER: Relaxed: noted before the record, or before `kept`.
-        let wr_id = slot.load(Ordering::Relaxed);
-        Some(Outstanding { wr_id, opcode: crate::abi::public::IBV_WC_RECV })
+        let wr_id = self.wr_ids.at(number).load(Ordering::Relaxed);
+        Outstanding { wr_id, opcode: crate::abi::public::IBV_WC_RECV }
     }
 
     /// Strikes the oldest receive off that has not completed, to be flushed. Under the lock of the CQ it completes to.
@@ -310,7 +300,7 @@ impl RecvRing {
         if self.end() == tail as u16 {
             return None;
         }
-        let found = self.told(tail)?;
+        let found = self.told(tail);
         // ORDER: Release, partner is the Acquire in `tail`.
         self.tail.store(tail.wrapping_add(1), Ordering::Release);
         Some(found)
@@ -329,10 +319,8 @@ impl RecvRing {
 
     #[inline(always)]
     pub(super) fn note(&self, head: u32, wr_id: u64) {
-        if let Some(slot) = self.wr_ids.get((head & self.mask) as usize) {
-            // ORDER: Relaxed: the device's completion tells the poll to read.
-            slot.store(wr_id, Ordering::Relaxed);
-        }
+        // ORDER: Relaxed: the device's completion tells the poll to read.
+        self.wr_ids.at(head).store(wr_id, Ordering::Relaxed);
     }
 
     /// The receive in place `counter` completed: its `wr_id`. `None` where none is outstanding.
@@ -343,9 +331,8 @@ impl RecvRing {
         if self.dbrec.record.load::<RCV_DBR>() as u16 == tail as u16 {
             return None;
         }
-        let slot = self.wr_ids.get((u32::from(counter) & self.mask) as usize)?;
         // ORDER: Relaxed, see `note`.
-        let wr_id = slot.load(Ordering::Relaxed);
+        let wr_id = self.wr_ids.at(u32::from(counter)).load(Ordering::Relaxed);
         // ORDER: Release, partner is the Acquire in `tail`.
         self.tail.store(tail.wrapping_add(1), Ordering::Release);
         Some(wr_id)
@@ -367,12 +354,12 @@ impl RecvRing {
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
         let tail = self.tail();
         let posted = self.end().wrapping_sub(tail as u16);
-        (0..u32::from(posted)).filter_map(|at| self.told(tail.wrapping_add(at))).collect()
+        (0..u32::from(posted)).map(|at| self.told(tail.wrapping_add(at))).collect()
     }
 
     /// Hands data that came in the completion to the buffers of the receive in place `counter`.
     pub(super) fn scatter(&self, counter: u16, data: &[u8]) -> Result<(), Errno> {
-        let first = (u32::from(counter) & self.mask) << self.log_units;
+        let first = (u32::from(counter) & (self.count() - 1)) << self.log_units;
         if self.units.scatter(first, 1 << self.log_units, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
     }
 }
@@ -406,12 +393,21 @@ impl Owner {
     }
 }
 
-/// The number by which completions name their queue: with CQE version 1 the user index that we chose, with version 0 the QP
-/// number, or the SRQ number with [`Key::SRQ`].
+/// The number by which completions name their queue: with CQE version 1 the user index that we chose, with version 0 the number of
+/// the QP or SRQ. Each kind is told from the others by a bit above the 24 of the number itself, and user indices have none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key(pub(super) u32);
 
 impl Key {
-    /// Tells SRQ numbers from QP numbers.
-    pub(super) const SRQ: u32 = 1 << 31;
+    pub(super) const fn user_index(uidx: u32) -> Key {
+        Key(uidx)
+    }
+
+    pub(super) const fn qp(qpn: u32) -> Key {
+        Key(qpn | 1 << 30)
+    }
+
+    pub(super) const fn srq(srqn: u32) -> Key {
+        Key(srqn | 1 << 31)
+    }
 }

@@ -299,7 +299,7 @@ impl TestCq {
         let mut out = vec![MaybeUninit::uninit(); room];
         let polled = self.cq.lock().poll(&mut out)?;
         // SAFETY: poll says that it wrote these.
-        Ok(out[..polled].iter().map(|wc| unsafe { wc.assume_init() }).collect())
+        Ok(out[..polled as usize].iter().map(|wc| unsafe { wc.assume_init() }).collect())
     }
 
     fn ids(&self, room: usize) -> Vec<u64> {

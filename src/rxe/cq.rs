@@ -141,7 +141,7 @@ impl Cq {
 
 impl CompletionQueue for Cq {
     #[inline(always)]
-    fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<usize, Errno> {
+    fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno> {
         let Some(ring) = &self.ring else { return Err(Errno::EIO) };
         let producer = match ring.load_producer() {
             Ok(producer) => producer,
@@ -160,7 +160,8 @@ impl CompletionQueue for Cq {
         }
         self.consumer = consumer & ring.capacity();
         ring.store_consumer(self.consumer);
-        Ok(polled)
+        // No more than the ring holds.
+        Ok(polled as u32)
     }
 
     fn start(&mut self) -> Result<Head, Errno> {

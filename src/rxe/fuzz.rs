@@ -40,7 +40,7 @@ pub fn fuzz_cq(data: &[u8]) {
     for round in 0..8 {
         if round % 2 == 0 {
             let polled = cq.poll(&mut out).unwrap_or(0);
-            assert!(polled <= out.len());
+            assert!(polled as usize <= out.len());
         } else if let Ok(head) = cq.start() {
             known(head);
             while let Ok(head) = cq.next() {

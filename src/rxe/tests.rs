@@ -97,7 +97,7 @@ fn poll(cq: &mut Cq, room: usize) -> Result<Vec<ibv_wc>, Errno> {
     let mut out = vec![MaybeUninit::uninit(); room];
     let polled = cq.poll(&mut out)?;
     // SAFETY: poll says that it wrote these.
-    Ok(out[..polled].iter().map(|wc| unsafe { wc.assume_init() }).collect())
+    Ok(out[..polled as usize].iter().map(|wc| unsafe { wc.assume_init() }).collect())
 }
 
 fn wc(wr_id: u64) -> Wc {

@@ -271,7 +271,7 @@ pub(crate) unsafe extern "C" fn poll_cq<F: Family>(
 ) -> c_int {
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(cq) };
-    if num_entries <= 0 || wc.is_null() {
+    if num_entries <= 0 || wc.is_null() || ours.arm.finds_nothing() {
         return 0;
     }
     let count = num_entries.unsigned_abs() as usize;
@@ -279,7 +279,7 @@ pub(crate) unsafe extern "C" fn poll_cq<F: Family>(
     let out = unsafe { core::slice::from_raw_parts_mut(wc.cast::<MaybeUninit<ibv_wc>>(), count) };
     match ours.queue.lock().poll(out) {
         // No more than num_entries.
-        Ok(polled) => polled as c_int,
+        Ok(polled) => polled.cast_signed(),
         Err(errno) => {
             guard::set_errno(errno);
             -errno.get()
@@ -304,6 +304,9 @@ unsafe extern "C" fn start_poll<F: Family>(cq: *mut ibv_cq_ex, attr: *mut ibv_po
         guard::set_errno(Errno::EINVAL);
         return libc::EINVAL;
     }
+    if ours.arm.finds_nothing() {
+        return libc::ENOENT;
+    }
     ours.queue.acquire();
     // SAFETY: acquired just now.
     match unsafe { ours.queue.held() }.start() {
@@ -317,7 +320,6 @@ unsafe extern "C" fn start_poll<F: Family>(cq: *mut ibv_cq_ex, attr: *mut ibv_po
         Err(errno) => {
             // SAFETY: acquired above; a start_poll that fails has no end_poll.
             unsafe { ours.queue.release() };
-            guard::set_errno(errno);
             errno.get()
         }
     }
@@ -335,10 +337,7 @@ unsafe extern "C" fn next_poll<F: Family>(cq: *mut ibv_cq_ex) -> c_int {
             unsafe { (*cq).status = head.status };
             0
         }
-        Err(errno) => {
-            guard::set_errno(errno);
-            errno.get()
-        }
+        Err(errno) => errno.get(),
     }
 }
 
