@@ -94,7 +94,7 @@ impl<'a> Cqe<'a> {
             bits & (0xf0 | INLINE_SCATTER_32 | INLINE_SCATTER_64 | OWNER_MASK) == 0
         } else {
             let rest = bits & (INLINE_SCATTER_32 | INLINE_SCATTER_64 | OWNER_MASK);
-            rest == 0 && self.opcode().wrapping_sub(opcode::RESP_WR_IMM) <= opcode::RESP_SEND_INV - 1
+            rest == 0 && (opcode::RESP_WR_IMM..=opcode::RESP_SEND_INV).contains(&self.opcode())
         }
     }
 
