@@ -65,7 +65,7 @@ impl Bench {
         PathBuf::from(format!("{}-rdmav{}.so", stem.display(), self.number))
     }
 
-    /// A sysfs with devices; names that begin with mlx5 have an mlx5 card's modalias.
+    /// A sysfs with devices; names that begin with mlx5 have an mlx5 card's modalias. `NAME@9` has a kernel driver of ABI 9.
     fn sysfs(&self, devices: &[&str]) -> PathBuf {
         // One for each run: tests run at the same time, and a file being written is empty for a moment.
         static RUNS: AtomicUsize = AtomicUsize::new(0);
@@ -73,10 +73,11 @@ impl Bench {
         let write = |name: &str, text: &str| self.workshop.write(&format!("{root}/class/{name}"), text);
         write("infiniband_verbs/abi_version", "6\n");
         for (index, device) in devices.iter().enumerate() {
+            let (device, abi) = device.split_once('@').unwrap_or((device, "1"));
             let uverbs = format!("infiniband_verbs/uverbs{index}");
             write(&format!("{uverbs}/ibdev"), &format!("{device}\n"));
             write(&format!("{uverbs}/dev"), "1:3\n");
-            write(&format!("{uverbs}/abi_version"), "1\n");
+            write(&format!("{uverbs}/abi_version"), &format!("{abi}\n"));
             let modalias = if device.starts_with("mlx5") {
                 "pci:v000015B3d00001017sv000015B3sd00000008bc02sc00i00\n"
             } else {
@@ -236,6 +237,12 @@ fn preloaded_it_comes_before_a_provider_that_the_program_links() {
     BENCH.run(&program, &[], &["rxe0"], &Way::preload()).served(&["rxe0 holdfast-rxe"]);
     let now = Way::preload().with("LD_BIND_NOW", "1");
     BENCH.run(&program, &[], &["rxe0", "mlx5_0"], &now).served(&["rxe0 holdfast-rxe", "mlx5_0 mlx5"]);
+    // A kernel driver newer than we know: a line that says so, and the next provider has it.
+    let seen = BENCH.run(&program, &[], &["rxe0@9"], &Way::preload());
+    assert_eq!(seen.all("device"), BTreeSet::from(["rxe0 linked"]), "{}", seen.stderr);
+    let line = "Driver holdfast-rxe does not support the kernel ABI of 9 (supports 1 to 2)";
+    let said: Vec<&str> = seen.stderr.lines().filter(|line| line.contains("holdfast")).collect();
+    assert!(matches!(said.as_slice(), [said] if said.contains(line)), "{}", seen.stderr);
     // Between us and libibverbs there may be another.
     let tracer = BENCH.workshop.build(
         "linked/tracer.so",

@@ -1,5 +1,5 @@
 /* A provider that the program links itself, as perftest does libmlx5: registered before main, and before any preloaded
- * constructor runs. It claims every device whose name begins with rxe. */
+ * constructor runs. It claims every device whose name begins with rxe, of kernel drivers up to version 9. */
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -27,7 +27,7 @@ static void *alloc_device(char *sysfs_dev) { (void)sysfs_dev; return calloc(1, V
 static const struct provider_ops ops = {
 	.name = "linked",
 	.min = 1,
-	.max = 2,
+	.max = 9,
 	.match_device = match_device,
 	.alloc_device = alloc_device,
 	.uninit_device = free,
