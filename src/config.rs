@@ -4,6 +4,8 @@
 //! | --- | --- | --- |
 //! | `HOLDFAST_FAMILIES` | `families` | device families to take: names separated by commas, `all` (default) or `none` |
 //! | `HOLDFAST_LOG` | `log` | `LEVEL[:stderr\|:/path]`, see [`crate::log`] |
+//! | `HOLDFAST_WATCH` | `watch` | `on` (default): a thread notices by itself that a device is gone; `off`: calls do |
+//! | `HOLDFAST_FLUSH_AFTER` | `flush_after` | milliseconds to wait, after a driver reported a fatal error, for the kernel to take the device off our memory (default 30000) |
 //! | `HOLDFAST_CONF` | | another file instead of `/etc/holdfast.conf`; naming one that is not there is an error |
 //!
 //! In a program that gained privileges (setuid, file capabilities) the environment is not read: it is the caller's, and a
@@ -16,6 +18,7 @@ use crate::log::{self, Level, Output, Target};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// The file read when `HOLDFAST_CONF` names no other.
 pub const FILE: &str = "/etc/holdfast.conf";
@@ -79,10 +82,23 @@ pub struct Config {
     pub families: Families,
     /// Where the log goes; nothing is off.
     pub log: Vec<Output>,
+    /// Whether a thread of ours notices the death of devices.
+    pub watch: bool,
+    /// How long what is owed is kept back, after an early sign of death, for the final one.
+    pub flush_after: Duration,
 }
 
+/// Longer than the kernel takes to give a device up after a fatal error (2 s to wait for the reset, and the commands that end
+/// early then), and shorter than programs wait for a peer.
+const FLUSH_AFTER: Duration = Duration::from_secs(30);
+
 /// What holds when nobody chose anything.
-static DEFAULT: Config = Config { families: Families::all(), log: Vec::new() };
+static DEFAULT: Config = Config {
+    families: Families::all(),
+    log: Vec::new(),
+    watch: true,
+    flush_after: FLUSH_AFTER,
+};
 static CONFIG: OnceLock<Config> = OnceLock::new();
 
 /// The settings; the defaults until [`init`] has run.
@@ -126,7 +142,11 @@ pub fn read(env: impl Fn(&str) -> Option<OsString>, file: &Path) -> (Config, Vec
                 match line.split_once('=').map(|(key, value)| (key.trim(), value.trim())) {
                     Some(("families", value)) => config.families = families(value, &mut complain),
                     Some(("log", value)) => main = output(value, &mut complain),
-                    Some((key, _)) => complain(format!("unknown setting '{key}'; known are: families, log")),
+                    Some(("watch", value)) => config.watch = switch(value, &mut complain),
+                    Some(("flush_after", value)) => config.flush_after = milliseconds(value, &mut complain),
+                    Some((key, _)) => complain(format!(
+                        "unknown setting '{key}'; known are: families, log, watch, flush_after"
+                    )),
                     None => complain(format!("'{line}' is not 'name = value'")),
                 }
             }
@@ -142,6 +162,13 @@ pub fn read(env: impl Fn(&str) -> Option<OsString>, file: &Path) -> (Config, Vec
     };
     if let Some(value) = text("HOLDFAST_FAMILIES") {
         config.families = families(&value, &mut |what| complaints.push(format!("HOLDFAST_FAMILIES: {what}")));
+    }
+    if let Some(value) = text("HOLDFAST_WATCH") {
+        config.watch = switch(&value, &mut |what| complaints.push(format!("HOLDFAST_WATCH: {what}")));
+    }
+    if let Some(value) = text("HOLDFAST_FLUSH_AFTER") {
+        config.flush_after =
+            milliseconds(&value, &mut |what| complaints.push(format!("HOLDFAST_FLUSH_AFTER: {what}")));
     }
     if let Some(value) = text("HOLDFAST_LOG") {
         main = output(&value, &mut |what| complaints.push(format!("HOLDFAST_LOG: {what}")));
@@ -165,6 +192,24 @@ fn families(value: &str, complain: &mut dyn FnMut(String)) -> Families {
     Families::parse(value).unwrap_or_else(|(known, what)| {
         complain(what);
         known
+    })
+}
+
+fn switch(value: &str, complain: &mut dyn FnMut(String)) -> bool {
+    match value {
+        "on" => true,
+        "off" => false,
+        other => {
+            complain(format!("'{other}' is neither 'on' nor 'off'; it is on"));
+            true
+        }
+    }
+}
+
+fn milliseconds(value: &str, complain: &mut dyn FnMut(String)) -> Duration {
+    value.parse().map(Duration::from_millis).unwrap_or_else(|_| {
+        complain(format!("'{value}' is no number of milliseconds; {} hold", FLUSH_AFTER.as_millis()));
+        FLUSH_AFTER
     })
 }
 
@@ -256,6 +301,9 @@ mod tests {
             (("HOLDFAST_LOG", "info:log.txt"), None, ["HOLDFAST_LOG", "log.txt", "stderr"]),
             (("HOLDFAST_FAMILIES", "rxe,quux"), None, ["HOLDFAST_FAMILIES", "quux", "rxe"]),
             (("HOLDFAST_CONF", "/nonexistent"), None, ["/nonexistent", "No such file", "defaults"]),
+            (("HOLDFAST_WATCH", "maybe"), None, ["HOLDFAST_WATCH", "maybe", "off"]),
+            (("HOLDFAST_FLUSH_AFTER", "soon"), None, ["HOLDFAST_FLUSH_AFTER", "soon", "30000"]),
+            (("X", ""), Some("flush_after = -1"), [".conf:1", "-1", "milliseconds"]),
             (("X", ""), Some("families = quux"), [".conf:1", "quux", "rxe"]),
             (("X", ""), Some("\ncolour = red"), [".conf:2", "colour", "families"]),
             (("X", ""), Some("rxe"), [".conf:1", "rxe", "name = value"]),
@@ -266,6 +314,15 @@ mod tests {
                 assert!(complaints[0].contains(word), "{word}: {complaints:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_watcher_and_its_patience_are_settings() {
+        let config = quiet(&[], Some("watch = off\nflush_after = 250"));
+        assert_eq!((config.watch, config.flush_after), (false, Duration::from_millis(250)));
+        let env = [("HOLDFAST_WATCH", "on"), ("HOLDFAST_FLUSH_AFTER", "0")];
+        let config = quiet(&env, Some("watch = off\nflush_after = 250"));
+        assert_eq!((config.watch, config.flush_after), (true, Duration::ZERO));
     }
 
     #[test]

@@ -2,18 +2,18 @@
 //!
 //! | from | sign | to |
 //! |---|---|---|
-//! | alive | early FATAL, removal begun, node gone, forced | dying |
-//! | alive, dying | final FATAL, stopped | gone |
-//! | dying | the wait is over | gone |
+//! | alive | any but that the wait is over | dying |
+//! | dying | final FATAL, stopped, the wait is over | gone |
 //! | | any other | as it was |
 //!
-//! *Dying*: no post rings any more, completions are still believed, nothing is flushed: the device may still write.
-//! *Gone*: nothing more is believed to come; what is owed is flushed.
+//! *Dying*: the gates close, and then no post rings any more; completions are still believed, nothing is flushed: the device
+//! may still write. *Gone*: nothing more is believed to come; what is owed is flushed. A sign that says gone is noted twice,
+//! the second time when the gates are closed.
 
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Where a context is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,10 +77,9 @@ impl Sign {
 #[must_use]
 pub fn next(phase: Phase, sign: Sign) -> Phase {
     match (phase, sign) {
-        (_, Sign::Final | Sign::Stopped) => Phase::Gone,
-        (Phase::Dying, Sign::WaitOver) => Phase::Gone,
         (Phase::Alive, Sign::WaitOver) => Phase::Alive,
-        (Phase::Alive, Sign::Early | Sign::Removing | Sign::NodeGone | Sign::Forced) => Phase::Dying,
+        (Phase::Alive, _) => Phase::Dying,
+        (Phase::Dying, Sign::Final | Sign::Stopped | Sign::WaitOver) => Phase::Gone,
         (phase, _) => phase,
     }
 }
@@ -108,8 +107,8 @@ pub struct Life {
     gone: AtomicU64,
     /// Posts that were kept since the gates closed.
     kept: AtomicU64,
-    /// CQs armed since then, whose sleepers are owed an event at the next post that is kept.
-    sleepers: AtomicU32,
+    /// Whether a CQ was armed since then with nothing to poll: its sleeper is owed an event at the next post that is kept.
+    sleepers: AtomicBool,
     kick: OnceLock<Kick>,
     born: Instant,
 }
@@ -132,7 +131,7 @@ impl Default for Life {
             closed: AtomicU64::new(0),
             gone: AtomicU64::new(0),
             kept: AtomicU64::new(0),
-            sleepers: AtomicU32::new(0),
+            sleepers: AtomicBool::new(false),
             kick: OnceLock::new(),
             born: Instant::now(),
         }
@@ -235,7 +234,7 @@ impl Life {
         // ORDER: SeqCst, partner is `sleep`: either the sleeper's look at the queue finds the post, or this finds the sleeper.
         self.kept.fetch_add(1, Ordering::SeqCst);
         // ORDER: SeqCst, as above.
-        if self.sleepers.load(Ordering::SeqCst) != 0
+        if self.sleepers.load(Ordering::SeqCst)
             && let Some(kick) = self.kick.get()
         {
             kick();
@@ -252,13 +251,13 @@ impl Life {
     /// A CQ was armed with nothing to poll.
     pub fn sleep(&self) {
         // ORDER: SeqCst, partner is `keep`.
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        self.sleepers.store(true, Ordering::SeqCst);
     }
 
-    /// `count` of them were woken or went away.
-    pub fn wake(&self, count: u32) {
+    /// Whether somebody may sleep, who is woken now.
+    pub fn take_sleepers(&self) -> bool {
         // ORDER: SeqCst, as for `sleep`.
-        self.sleepers.fetch_sub(count, Ordering::SeqCst);
+        self.sleepers.swap(false, Ordering::SeqCst)
     }
 }
 
@@ -280,7 +279,7 @@ mod tests {
         for sign in [Sign::Final, Sign::Stopped] {
             assert_eq!(
                 (next(Alive, sign), next(Dying, sign), next(Gone, sign)),
-                (Gone, Gone, Gone),
+                (Dying, Gone, Gone),
                 "{sign:?}"
             );
         }
@@ -337,7 +336,7 @@ mod tests {
         life.keep();
         life.sleep();
         life.keep();
-        life.wake(1);
+        assert!(life.take_sleepers() && !life.take_sleepers());
         life.keep();
         // ORDER: Relaxed: one thread.
         assert_eq!((life.kept(), kicks.load(Ordering::Relaxed)), (3, 1));

@@ -131,6 +131,12 @@ fn world(resp: wire::AllocUcontextResp, env: Env) -> World {
 }
 
 impl World {
+    /// The device was taken away, and the gates are closed.
+    fn gone(&self) {
+        self.device.life.note(Sign::Early);
+        self.device.life.note(Sign::Final);
+    }
+
     fn plain() -> World {
         world(resp(), env())
     }
@@ -1183,7 +1189,7 @@ fn what_really_completed_comes_first_and_the_rest_is_flushed_once_in_order() {
 
     // The second send really completed, and with it the first.
     cq.complete(Entry::sent(0, 1, wqe::opcode::RDMA_READ));
-    world.device.life.note(Sign::Final);
+    world.gone();
     assert_eq!(opcodes(&cq.poll(16).unwrap()), [(2, IBV_WC_SUCCESS, IBV_WC_RDMA_READ)]);
     let flushed = cq.poll(4).unwrap();
     assert_eq!(
@@ -1227,7 +1233,7 @@ fn the_extended_interface_flushes_the_same() {
     assert_eq!(sq.complete(), Ok(()), "kept");
     drop(sq);
     qp.qp.post_recv(recv_list(&mut [recv(3, &mut [])])).unwrap();
-    world.device.life.note(Sign::Final);
+    world.gone();
     assert!(cq.cq.lock().is_pending());
     let mut queue = cq.cq.lock();
     assert_eq!(queue.start(), Ok(Head { wr_id: 1, status: FLUSHED }));
@@ -1254,7 +1260,7 @@ fn sends_and_receives_are_flushed_to_their_own_queues() {
     post(&qp.qp, &mut [send(1, IBV_WR_SEND, &mut [])]).unwrap();
     qp.qp.post_recv(recv_list(&mut [recv(2, &mut [])])).unwrap();
     qp.qp.close();
-    world.device.life.note(Sign::Final);
+    world.gone();
     assert_eq!((receives.ids(4), sends.ids(4)), (vec![2], vec![1]));
 }
 
@@ -1269,7 +1275,7 @@ fn receives_of_an_srq_stay_and_it_goes_on_taking_them_silently() {
     qp.qp.close();
     srq.close();
     assert!(srq.is_quiet());
-    world.device.life.note(Sign::Final);
+    world.gone();
     srq.post_recv(recv_list(&mut [recv(3, &mut [])])).unwrap();
     assert_eq!(db.be32(0), 1);
     assert_eq!(cq.ids(4), [2]);
@@ -1285,7 +1291,7 @@ fn a_reset_forgets_what_was_kept_and_a_closed_queue_stays_closed() {
     post(&qp.qp, &mut [send(1, IBV_WR_SEND, &mut [])]).unwrap();
     let record = qp.db.be32(4);
     qp.qp.close();
-    world.device.life.note(Sign::Final);
+    world.gone();
     post(&qp.qp, &mut [send(2, IBV_WR_SEND, &mut [])]).unwrap();
     for state in [IBV_QPS_RESET, IBV_QPS_INIT, IBV_QPS_RTS] {
         world.family.qp_entered(&qp.qp, state, &attached);

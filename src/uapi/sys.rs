@@ -12,6 +12,7 @@
 )]
 
 mod os;
+pub mod process;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod twin;
 
