@@ -93,12 +93,8 @@ pub struct Config {
 const FLUSH_AFTER: Duration = Duration::from_secs(30);
 
 /// What holds when nobody chose anything.
-static DEFAULT: Config = Config {
-    families: Families::all(),
-    log: Vec::new(),
-    watch: true,
-    flush_after: FLUSH_AFTER,
-};
+static DEFAULT: Config =
+    Config { families: Families::all(), log: Vec::new(), watch: true, flush_after: FLUSH_AFTER };
 static CONFIG: OnceLock<Config> = OnceLock::new();
 
 /// The settings; the defaults until [`init`] has run.

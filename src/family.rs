@@ -399,6 +399,8 @@ pub trait Family: Sized + Send + Sync + 'static {
     const QP_TYPES: &'static [u32];
     /// What of the verbs that not every driver has it serves.
     const VERBS: Verbs;
+    /// The kernel's driver never takes a device away from its users: its removal waits until they let go of it.
+    const WAITS_FOR_USERS: bool;
     /// Completions.
     type Cq: CompletionQueue;
     /// What arms them.

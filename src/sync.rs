@@ -82,6 +82,12 @@ impl<T> SpinLock<T> {
         Guard { lock: self }
     }
 
+    /// Takes the lock if nobody has it, this thread included.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        // ORDER: Acquire, as in `acquire`.
+        if self.locked.swap(true, Ordering::Acquire) { None } else { Some(Guard { lock: self }) }
+    }
+
     /// Takes the lock with no guard: [`SpinLock::release`] has to follow, on the same thread.
     #[inline(always)]
     pub fn acquire(&self) {

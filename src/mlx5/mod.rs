@@ -357,6 +357,7 @@ impl Family for Mlx5 {
     const CQ_FLAGS: u32 = IBV_CREATE_CQ_ATTR_SINGLE_THREADED | IBV_CREATE_CQ_ATTR_IGNORE_OVERRUN;
     const QP_TYPES: &'static [u32] =
         &[IBV_QPT_RC, IBV_QPT_UC, IBV_QPT_UD, IBV_QPT_XRC_SEND, IBV_QPT_XRC_RECV];
+    const WAITS_FOR_USERS: bool = false;
     const VERBS: Verbs = Verbs::all();
     type Cq = Cq;
     type Arm = Arm;

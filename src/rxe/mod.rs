@@ -114,6 +114,7 @@ impl Family for Rxe {
     // A hint that one thread polls; the lock costs too little beside rxe's system calls to make a second path.
     const CQ_FLAGS: u32 = IBV_CREATE_CQ_ATTR_SINGLE_THREADED;
     const QP_TYPES: &'static [u32] = &[IBV_QPT_RC, IBV_QPT_UC, IBV_QPT_UD];
+    const WAITS_FOR_USERS: bool = true;
     const VERBS: Verbs = Verbs::empty();
     type Cq = Cq;
     type Arm = Arm;

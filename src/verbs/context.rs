@@ -13,13 +13,16 @@ use core::ptr::NonNull;
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 use std::os::fd::FromRawFd as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{cast, guard, ops};
+use super::channel::Channels;
+use super::{cast, guard, ops, watch};
 use crate::abi::host::{Host, Wrapper};
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Device, Family, Opened};
+use crate::ha::life::Life;
 use crate::log;
 use crate::uapi::sys::OwnedFd;
 use crate::uapi::{self, CmdFd, DriverId};
@@ -40,40 +43,59 @@ pub(crate) struct Context<F> {
     pub(crate) host: &'static Host,
     /// Objects by kind and address.
     live: Mutex<BTreeSet<(Kind, usize)>>,
-    /// Our own async file: it sees device events without taking them from the application. Nobody acts on them yet but
-    /// [`Context::drain`].
-    events: Option<OwnedFd>,
+    /// Our own async file: it sees device events without taking them from the application.
+    pub(crate) events: Option<OwnedFd>,
     /// A completion channel with no CQ: once the kernel takes the device away, it answers `EIO` and POLLERR for good.
-    _removal: Option<OwnedFd>,
+    pub(crate) removal: Option<OwnedFd>,
+    /// The completion channels of its CQs.
+    pub(crate) channels: Channels,
+    /// The device's directory in sysfs, which goes with its node.
+    pub(crate) node: Option<PathBuf>,
+    /// Memory of destroyed objects that an event still names: freed with the context.
+    buried: Mutex<Vec<Buried>>,
+}
+
+/// Frees an object's memory when dropped.
+struct Buried(Option<Box<dyn FnOnce() + Send>>);
+
+impl core::fmt::Debug for Buried {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Buried")
+    }
+}
+
+impl Drop for Buried {
+    fn drop(&mut self) {
+        if let Some(free) = self.0.take() {
+            free();
+        }
+    }
 }
 
 impl<F> Context<F> {
-    fn live(&self) -> MutexGuard<'_, BTreeSet<(Kind, usize)>> {
+    /// Keeps the memory of a destroyed object until the context is closed: `free` frees it.
+    pub(crate) fn bury(&self, free: impl FnOnce() + Send + 'static) {
+        self.buried.lock().unwrap_or_else(PoisonError::into_inner).push(Buried(Some(Box::new(free))));
+    }
+
+    pub(crate) fn live(&self) -> MutexGuard<'_, BTreeSet<(Kind, usize)>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a new object.
-    pub(crate) fn add<T>(&self, kind: Kind, object: *mut T) {
-        self.live().insert((kind, object.expose_provenance()));
+    pub(crate) fn add<T>(&self, kind: Kind, object: *mut T)
+    where
+        F: Family,
+    {
+        let at = object.expose_provenance();
+        let mut live = self.live();
+        live.insert((kind, at));
+        self.close_late(kind, at);
     }
 
     /// Forgets a destroyed object.
     pub(crate) fn remove<T>(&self, kind: Kind, object: *mut T) {
         self.live().remove(&(kind, object.expose_provenance()));
-    }
-
-    /// Empties our own async file: the kernel keeps what nobody reads.
-    pub(crate) fn drain(&self) {
-        if let Some(events) = &self.events {
-            while let Ok(event) = uapi::event::read_async_event(events.as_raw()) {
-                log::debug!(
-                    "{}: async event {}, element {:#x}",
-                    self.device.ibdev,
-                    event.event_type,
-                    event.element
-                );
-            }
-        }
     }
 }
 
@@ -133,6 +155,7 @@ fn report(family: &str, error: &Error) {
         }
         Errno::EMFILE | Errno::ENFILE => "; raise the limit on open files (ulimit -n)",
         Errno::EIO | Errno::ENODEV | Errno::ENXIO => "; the device is being removed",
+        Errno::EAGAIN => "; the device had a fatal error and may come back: try again in a few seconds",
         Errno::ENOMEM => "; the kernel is out of memory or the limit on locked memory (ulimit -l) is too low",
         Errno::ENOTTY | Errno::EPROTONOSUPPORT => "; holdfast needs kernel 5.10 or later",
         _ => "",
@@ -160,6 +183,10 @@ unsafe fn open<F: Family>(device: *mut ibv_device, cmd_fd: libc::c_int) -> Resul
         Ok(()) => {
             // SAFETY: initialised, not handed out yet, and the operations are those of its family.
             unsafe { host.set_ops(context, &host.layout().table(&ops::table::<F>())) };
+            // SAFETY: whole: filled just now.
+            let watched: &Context<F> = unsafe { of::<F>(context.as_ptr()) };
+            // SAFETY: it stays where it is until `free_context`, which forgets it first.
+            unsafe { watch::register(watched) };
             Ok(host.verbs_context(context).as_ptr())
         }
         Err(error) => {
@@ -170,6 +197,13 @@ unsafe fn open<F: Family>(device: *mut ibv_device, cmd_fd: libc::c_int) -> Resul
             Err(error)
         }
     }
+}
+
+/// The sysfs directory of the device whose command file is `fd`.
+fn node_of(fd: libc::c_int) -> Option<PathBuf> {
+    let node = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
+    let path = Path::new("/sys/class/infiniband_verbs").join(node.file_name()?);
+    path.exists().then_some(path)
 }
 
 /// Talks to the kernel and fills what the provider owes in the C context.
@@ -188,12 +222,10 @@ unsafe fn fill<F: Family>(
     let name: *const [c_char; 64] = unsafe { &raw const (*device).name };
     // SAFETY: NUL-terminated within its array.
     let name = unsafe { CStr::from_ptr(name.cast()) };
-    let ours = Device {
-        fd,
-        ibdev: name.to_string_lossy().into_owned(),
-        async_fd: application.as_raw(),
-        life: Arc::default(),
-    };
+    let life: Arc<Life> = Arc::default();
+    life.set_kick(Box::new(watch::kick));
+    let ours =
+        Device { fd, ibdev: name.to_string_lossy().into_owned(), async_fd: application.as_raw(), life };
     log::info!("{}: opened, served by holdfast ({}), private ABI {}", ours.ibdev, F::NAME, host.layout());
     // SAFETY: the caller's word.
     let wrapper = unsafe { wrapper.as_mut() };
@@ -205,7 +237,10 @@ unsafe fn fill<F: Family>(
         host,
         live: Mutex::default(),
         events,
-        _removal: removal,
+        removal,
+        channels: Channels::default(),
+        node: node_of(fd.fd),
+        buried: Mutex::default(),
     });
     // SAFETY: our own verbs_device begins with its ibv_device; every open writes the same value.
     unsafe { (*device.cast::<verbs_device>()).core_support = core_support };
@@ -223,6 +258,7 @@ pub(crate) unsafe extern "C" fn free_context<F: Family>(context: *mut ibv_contex
     guard::nothing_of("ibv_close_device", || {
         // SAFETY: the caller's word.
         let ours = unsafe { of::<F>(context) };
+        watch::unregister(ours);
         let forgotten = core::mem::take(&mut *ours.live());
         if !forgotten.is_empty() {
             log::warn!("{}: closed with {} queues and queue pairs alive", ours.device.ibdev, forgotten.len());
@@ -276,7 +312,7 @@ pub(crate) unsafe extern "C" fn async_event<F: Family>(
         // SAFETY: libibverbs filled it.
         let event_type = unsafe { (*event).event_type };
         log::info!("{}: async event {event_type}", ours.device.ibdev);
-        ours.drain();
+        watch::look();
     });
 }
 

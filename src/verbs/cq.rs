@@ -3,16 +3,19 @@
 
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 
 use libc::{c_int, c_uint};
 
 use super::cast::{self, Fresh, non_null};
+use super::channel::Channel;
 use super::context::{self, Kind};
-use super::memory::cx_of;
-use super::{events, guard};
+use super::memory::{self, cx_of};
+use super::{events, guard, watch};
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Arm as _, CompletionQueue as _, CqRequest, Family};
+use crate::ha::life::Life;
 use crate::sync::{Locking, SpinLock};
 use crate::uapi::{self, CmdFd, Handle};
 
@@ -23,9 +26,86 @@ pub(crate) struct Cq<F: Family> {
     handle: Handle,
     queue: SpinLock<F::Cq>,
     arm: F::Arm,
+    /// The context's.
+    life: Arc<Life>,
+    user_handle: u64,
+    channel: Option<Arc<Channel>>,
+    /// One of the following; only of use once the device is dying.
+    armed: AtomicU32,
+    /// Threads that are arming just now.
+    arming: AtomicU32,
+    /// Events of ours that were given, and of any that were taken back unread.
+    given: AtomicU32,
+    purged: AtomicU32,
     /// The application, until it destroys the CQ, and each QP and SRQ that completes here. A kernel that has lost its device
     /// lets the CQ be destroyed before them; its memory stays until they are gone too.
     users: AtomicU32,
+}
+
+/// No event is asked for.
+const IDLE: u32 = 0;
+/// The application is owed an event.
+const ARMED: u32 = 1;
+/// An event waits to be read.
+const SIGNALLED: u32 = 2;
+
+impl<F: Family> Cq<F> {
+    /// What events name it by.
+    pub(crate) fn user_handle(&self) -> u64 {
+        self.user_handle
+    }
+
+    /// Whether no thread that began before the device was dying is arming.
+    pub(crate) fn is_quiet(&self) -> bool {
+        // ORDER: SeqCst, partner is `arm`: either it sees the device dying, or it is seen here.
+        self.arming.load(Ordering::SeqCst) == 0
+    }
+
+    /// Gives the event that is owed, if one is.
+    pub(crate) fn wake(&self) {
+        let Some(channel) = &self.channel else { return };
+        // ORDER: AcqRel: of several that wake it one gives the event.
+        let owed = self.armed.compare_exchange(ARMED, SIGNALLED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if owed && channel.post(self.user_handle) {
+            // ORDER: Relaxed: counted before the destroy that reads it, which the caller excludes.
+            self.given.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The kernel's own event was passed on.
+    pub(crate) fn told(&self) {
+        // ORDER: AcqRel, as in `wake`.
+        let _ = self.armed.compare_exchange(ARMED, SIGNALLED, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    fn arm(&self, solicited_only: bool) -> Result<(), Errno> {
+        // ORDER: SeqCst, partner is the load in `is_quiet`, and the change of the phase before it.
+        self.arming.fetch_add(1, Ordering::SeqCst);
+        let over = self.life.is_over();
+        // ORDER: Release, partner is the AcqRel in `wake`.
+        self.armed.store(ARMED, Ordering::Release);
+        let result = if over { Ok(()) } else { self.arm.arm(self.fd, self.handle, solicited_only) };
+        // ORDER: SeqCst, as above.
+        self.arming.fetch_sub(1, Ordering::SeqCst);
+        if self.life.is_over() {
+            self.arm_without_device();
+        }
+        result
+    }
+
+    /// Gives the event at once where there is something to poll, else when there will be.
+    #[cold]
+    fn arm_without_device(&self) {
+        if !self.life.is_gone() {
+            return;
+        }
+        // Before the look: a post that is kept meanwhile finds the sleeper.
+        self.life.sleep();
+        // Where the queue is being polled just now, an event too many does no harm.
+        if !watch::is_running() || self.queue.try_lock().is_none_or(|mut queue| queue.is_pending()) {
+            self.wake();
+        }
+    }
 }
 
 /// One more QP or SRQ completes to `cq`, which may be NULL.
@@ -79,6 +159,7 @@ unsafe fn create<F: Family>(
     // SAFETY: the caller's word: an open context of family F.
     let cx = unsafe { context::of::<F>(context) };
     let fresh = Fresh::<ibv_cq_ex, Cq<F>>::new()?;
+    cx.usable()?;
     let head = fresh.head();
     let request = CqRequest { user_handle: fresh.user_handle(), ..request };
     let created = cx.family.create_cq(&cx.device, &request)?;
@@ -101,7 +182,20 @@ unsafe fn create<F: Family>(
     };
     let (queue, arm) = (SpinLock::with(locking, created.queue), created.arm);
     let users = AtomicU32::new(1);
-    let head = fresh.finish(Cq { fd: cx.device.fd, handle: created.handle, queue, arm, users });
+    let head = fresh.finish(Cq {
+        fd: cx.device.fd,
+        handle: created.handle,
+        queue,
+        arm,
+        life: cx.device.life.clone(),
+        user_handle: request.user_handle,
+        channel: request.channel.map(|fd| cx.channels.get(fd)),
+        armed: AtomicU32::new(IDLE),
+        arming: AtomicU32::new(0),
+        given: AtomicU32::new(0),
+        purged: AtomicU32::new(0),
+        users,
+    });
     cx.add(Kind::Cq, head);
     Ok(head)
 }
@@ -180,6 +274,7 @@ pub(crate) unsafe extern "C" fn resize_cq<F: Family>(cq: *mut ibv_cq, cqe: c_int
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(cq) };
         let cx = cx_of!(F, cq);
+        cx.usable()?;
         let cqe = u32::try_from(cqe).map_err(|_| Error::new("check the arguments", Errno::EINVAL))?;
         let mut queue = ours.queue.lock();
         let cqe = cx.family.resize_cq(&cx.device, &mut queue, ours.handle, cqe)?;
@@ -205,6 +300,7 @@ pub(crate) unsafe extern "C" fn modify_cq<F: Family>(
         if attr.attr_mask != IBV_CQ_ATTR_MODERATE {
             return Err(Error::new("check the attribute mask", Errno::EINVAL));
         }
+        cx_of!(F, cq).usable()?;
         uapi::cq::modify(ours.fd, ours.handle, attr.moderate.cq_count, attr.moderate.cq_period)
             .step("modify the CQ")
     })
@@ -219,18 +315,30 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(cq) };
         let cx = cx_of!(F, cq);
-        match uapi::cq::destroy(ours.fd, ours.handle) {
-            // SAFETY: libibverbs initialised the CQ after create_cq.
-            Ok(reported) => unsafe {
-                events::wait_cq(cq, reported.comp_events_reported, reported.async_events_reported)
-            },
-            // The kernel already gave it up, and counts no events any more.
-            Err(Errno::EIO) => {}
-            Err(errno) => return Err(Error::new("destroy the CQ", errno)),
-        }
+        let destroyed = uapi::cq::destroy(ours.fd, ours.handle);
+        let life = ours.life.clone();
+        let reported = memory::counted(destroyed, &life, "destroy the CQ")?;
+        // From here on no event of it is given.
         cx.remove(Kind::Cq, cq);
-        // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
-        unsafe { release::<F>(cq) };
+        if let Some(channel) = &ours.channel {
+            // ORDER: Relaxed: nobody else destroys it.
+            ours.purged.fetch_add(channel.purge(ours.user_handle), Ordering::Relaxed);
+        }
+        // ORDER: Relaxed, as above.
+        let given = ours.given.load(Ordering::Relaxed).wrapping_sub(ours.purged.load(Ordering::Relaxed));
+        let acknowledged = reported.is_some_and(|reported| {
+            let comp = reported.comp_events_reported.wrapping_add(given);
+            // SAFETY: libibverbs initialised the CQ after create_cq.
+            unsafe { events::wait_cq(cq, comp, reported.async_events_reported, &life) }
+        });
+        if acknowledged {
+            // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
+            unsafe { release::<F>(cq) };
+        } else {
+            let at = cq.expose_provenance();
+            // SAFETY: as above; whoever still acknowledges an event finds the memory until the context is closed.
+            cx.bury(move || unsafe { release::<F>(core::ptr::with_exposed_provenance_mut(at)) });
+        }
         Ok(())
     })
 }
@@ -242,7 +350,7 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
 pub(crate) unsafe extern "C" fn req_notify_cq<F: Family>(cq: *mut ibv_cq, solicited_only: c_int) -> c_int {
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(cq) };
-    match ours.arm.arm(ours.fd, ours.handle, solicited_only != 0) {
+    match ours.arm(solicited_only != 0) {
         Ok(()) => 0,
         Err(errno) => {
             guard::set_errno(errno);
@@ -257,7 +365,10 @@ pub(crate) unsafe extern "C" fn req_notify_cq<F: Family>(cq: *mut ibv_cq, solici
 /// Called by libibverbs with a CQ of family `F`.
 pub(crate) unsafe extern "C" fn cq_event<F: Family>(cq: *mut ibv_cq) {
     // SAFETY: the caller's word.
-    unsafe { ours::<F>(cq) }.arm.event();
+    let ours = unsafe { ours::<F>(cq) };
+    // ORDER: Release, as in `arm`.
+    ours.armed.store(IDLE, Ordering::Release);
+    ours.arm.event();
 }
 
 /// `poll_cq`.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
 
 use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 
 use libc::c_int;
 
@@ -11,6 +12,7 @@ use super::{context, guard};
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::Family;
+use crate::ha::life::Life;
 use crate::uapi::{self, CmdFd, Handle, Udata};
 
 /// Our part of a thread domain.
@@ -46,6 +48,7 @@ pub(crate) unsafe extern "C" fn alloc_td<F: Family>(
         }
         // SAFETY: the caller's word.
         let cx = unsafe { context::of::<F>(context) };
+        cx.usable()?;
         let fresh = Fresh::<ibv_td, Td<F>>::new()?;
         let part = cx.family.alloc_td(&cx.device)?;
         // SAFETY: ours until `finish`.
@@ -78,6 +81,7 @@ pub(crate) unsafe extern "C" fn dealloc_td<F: Family>(td: *mut ibv_td) -> c_int 
 struct Xrcd {
     fd: CmdFd,
     handle: Handle,
+    life: Arc<Life>,
 }
 
 /// The kernel's handle of the XRC domain at `xrcd`.
@@ -109,14 +113,16 @@ pub(crate) unsafe extern "C" fn open_xrcd<F: Family>(
             return Err(Error::new("find the XRC domain's file and flags", Errno::EINVAL));
         }
         // SAFETY: the caller's word.
-        let fd = unsafe { context::of::<F>(context) }.device.fd;
+        let cx = unsafe { context::of::<F>(context) };
+        cx.usable()?;
+        let fd = cx.device.fd;
         let fresh = Fresh::<ibv_xrcd, Xrcd>::new()?;
         let file = (attr.fd >= 0).then_some(attr.fd);
         let handle = uapi::xrcd::open(fd, file, attr.oflags.cast_unsigned(), Udata::none())
             .step("open the XRC domain")?;
         // SAFETY: ours until `finish`.
         unsafe { (*fresh.head()).context = context };
-        Ok(fresh.finish(Xrcd { fd, handle }))
+        Ok(fresh.finish(Xrcd { fd, handle, life: cx.device.life.clone() }))
     })
 }
 
@@ -129,7 +135,7 @@ pub(crate) unsafe extern "C" fn close_xrcd(xrcd: *mut ibv_xrcd) -> c_int {
         let xrcd = non_null(xrcd, "check the arguments")?;
         // SAFETY: the caller's word.
         let ours = unsafe { cast::body::<ibv_xrcd, Xrcd>(xrcd) };
-        destroyed(uapi::xrcd::close(ours.fd, ours.handle), "close the XRC domain")?;
+        destroyed(uapi::xrcd::close(ours.fd, ours.handle), &ours.life, "close the XRC domain")?;
         // SAFETY: the kernel's side is gone; the application is done with it.
         unsafe { cast::free::<ibv_xrcd, Xrcd>(xrcd) };
         Ok(())
@@ -154,7 +160,10 @@ pub(crate) unsafe extern "C" fn query_rt_values<F: Family>(
         }
         if asked & IBV_VALUES_MASK_RAW_CLOCK != 0 {
             // SAFETY: the caller's word.
-            let cycles = unsafe { context::of::<F>(context) }.family.raw_clock().step("read the clock")?;
+            let cx = unsafe { context::of::<F>(context) };
+            // A page that was taken away would be read as time.
+            cx.usable()?;
+            let cycles = cx.family.raw_clock().step("read the clock")?;
             values.raw_clock.tv_sec = 0;
             values.raw_clock.tv_nsec = cycles.cast_signed();
             values.comp_mask = IBV_VALUES_MASK_RAW_CLOCK;

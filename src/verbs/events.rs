@@ -5,31 +5,53 @@
 //! ibv_get_cq_event(3)).
 #![allow(unsafe_code, reason = "pthread objects and counters inside C's objects")]
 
+use std::time::Duration;
+
 use libc::{pthread_cond_t, pthread_mutex_t};
 
 use crate::abi::public::{ibv_cq, ibv_qp, ibv_srq};
+use crate::ha::life::Life;
+use crate::uapi::sys::process;
 
-/// Waits until each counter equals what the kernel reported.
+/// How long an acknowledgement is waited for once the device is gone: the thread that owes it may be the one that waits.
+const AFTER_DEATH: Duration = Duration::from_millis(500);
+/// How often a wait looks whether the device is still there.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Waits until each counter equals what the kernel reported; whether it does. Without a device the wait is bounded.
 ///
 /// # Safety
 /// The mutex and the condition are initialised, the counters valid, and all of them stay so during the call.
-unsafe fn wait(mutex: *mut pthread_mutex_t, cond: *mut pthread_cond_t, counters: &[(*const u32, u32)]) {
+unsafe fn wait(
+    mutex: *mut pthread_mutex_t,
+    cond: *mut pthread_cond_t,
+    counters: &[(*const u32, u32)],
+    life: &Life,
+) -> bool {
+    let unequal = || {
+        // SAFETY: the caller's word; the mutex is held, as by whoever acknowledges.
+        counters.iter().any(|&(counter, reported)| unsafe { counter.read_volatile() != reported })
+    };
+    let mut dead = Duration::ZERO;
     // SAFETY: the caller's word.
     unsafe { libc::pthread_mutex_lock(mutex) };
-    while counters.iter().any(|&(counter, reported)| {
-        // SAFETY: the caller's word; the mutex is held, as by whoever acknowledges.
-        unsafe { counter.read_volatile() != reported }
-    }) {
-        // SAFETY: the mutex is held.
-        unsafe { libc::pthread_cond_wait(cond, mutex) };
+    while unequal() && dead < AFTER_DEATH {
+        let until = process::deadline(LOOK);
+        // SAFETY: the mutex is held; the time is borrowed for the call.
+        unsafe { libc::pthread_cond_timedwait(cond, mutex, &raw const until) };
+        if life.is_over() {
+            dead += LOOK;
+        }
     }
+    let acknowledged = !unequal();
     // SAFETY: held since above.
     unsafe { libc::pthread_mutex_unlock(mutex) };
+    acknowledged
 }
 
 /// The mutex, condition and counters of a C object.
 macro_rules! wait {
-    ($object:expr, $($counter:ident = $reported:expr),*) => {{
+    ($object:expr, $life:expr, $($counter:ident = $reported:expr),*) => {{
         // SAFETY: a live object, by the caller's word; addresses only.
         let mutex = unsafe { &raw mut (*$object).mutex };
         // SAFETY: as above.
@@ -37,30 +59,30 @@ macro_rules! wait {
         // SAFETY: as above.
         let counters = [$((unsafe { &raw const (*$object).$counter }, $reported)),*];
         // SAFETY: as above.
-        unsafe { wait(mutex, cond, &counters) }
+        unsafe { wait(mutex, cond, &counters, $life) }
     }};
 }
 
-/// Waits for a CQ's completion events and async events.
+/// Waits for a CQ's completion events and async events; whether all were acknowledged.
 ///
 /// # Safety
 /// `cq` is a live CQ that libibverbs initialised.
-pub(crate) unsafe fn wait_cq(cq: *mut ibv_cq, comp: u32, r#async: u32) {
-    wait!(cq, comp_events_completed = comp, async_events_completed = r#async);
+pub(crate) unsafe fn wait_cq(cq: *mut ibv_cq, comp: u32, r#async: u32, life: &Life) -> bool {
+    wait!(cq, life, comp_events_completed = comp, async_events_completed = r#async)
 }
 
-/// Waits for a QP's async events.
+/// Waits for a QP's async events; whether all were acknowledged.
 ///
 /// # Safety
 /// `qp` is a live QP.
-pub(crate) unsafe fn wait_qp(qp: *mut ibv_qp, reported: u32) {
-    wait!(qp, events_completed = reported);
+pub(crate) unsafe fn wait_qp(qp: *mut ibv_qp, reported: u32, life: &Life) -> bool {
+    wait!(qp, life, events_completed = reported)
 }
 
-/// Waits for an SRQ's async events.
+/// Waits for an SRQ's async events; whether all were acknowledged.
 ///
 /// # Safety
 /// `srq` is a live SRQ.
-pub(crate) unsafe fn wait_srq(srq: *mut ibv_srq, reported: u32) {
-    wait!(srq, events_completed = reported);
+pub(crate) unsafe fn wait_srq(srq: *mut ibv_srq, reported: u32, life: &Life) -> bool {
+    wait!(srq, life, events_completed = reported)
 }

@@ -27,6 +27,9 @@ fn run<T>(verb: &'static str, body: impl FnOnce() -> Result<T, Error>) -> Result
         .unwrap_or_else(|_| Err(Errno::EIO).step("panicked; this is a bug in holdfast, please report it"));
     result.map_err(|error| {
         log::info!("{verb}: {error}");
+        if error.errno == Errno::EIO {
+            super::watch::look();
+        }
         set_errno(error.errno);
         error.errno
     })

@@ -13,17 +13,30 @@ use crate::abi::public::*;
 use crate::abi::wr::{self, SendWrs};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Family, QueuePair as _};
+use crate::ha::life::Life;
 use crate::log;
 use crate::sync::Locking;
 use crate::uapi::mr::{Mr, Reg, RegDmabuf};
 use crate::uapi::{self, Handle, Udata};
 
-/// Treats a destroy that the kernel answers with `EIO` as done: the device was taken away, and the object with it.
-pub(crate) fn destroyed(result: Result<(), Errno>, step: &'static str) -> Result<(), Error> {
+/// A destroy's answer; `None` where there is none: the device was taken away, and the object with it. Whatever a kernel says that
+/// has lost its device, its files' end destroys what is left.
+pub(crate) fn counted<T>(
+    result: Result<T, Errno>,
+    life: &Life,
+    step: &'static str,
+) -> Result<Option<T>, Error> {
     match result {
-        Ok(()) | Err(Errno::EIO) => Ok(()),
+        Ok(answer) => Ok(Some(answer)),
+        Err(Errno::EIO) => Ok(None),
+        Err(_) if life.is_over() => Ok(None),
         Err(errno) => Err(Error::new(step, errno)),
     }
+}
+
+/// As [`counted`], of objects that have no events.
+pub(crate) fn destroyed(result: Result<(), Errno>, life: &Life, step: &'static str) -> Result<(), Error> {
+    counted(result, life, step).map(drop)
 }
 
 /// Our part of the context of a C object.
@@ -96,6 +109,7 @@ pub(crate) unsafe extern "C" fn alloc_pd<F: Family>(context: *mut ibv_context) -
     guard::pointer_of("ibv_alloc_pd", || {
         // SAFETY: the caller's word.
         let cx = unsafe { context::of::<F>(context) };
+        cx.usable()?;
         let fresh = Fresh::<ibv_pd, Pd<F>>::new()?;
         let created = cx.family.alloc_pd(&cx.device)?;
         // SAFETY: ours until `finish`.
@@ -158,7 +172,11 @@ pub(crate) unsafe extern "C" fn dealloc_pd<F: Family>(pd: *mut ibv_pd) -> c_int 
             return Err(Error::new("deallocate a PD in use", Errno::EBUSY));
         }
         match ours.parent {
-            None => destroyed(uapi::pd::dealloc(fd_of!(F, pd), handle_of!(pd)), "deallocate the PD")?,
+            None => {
+                let cx = cx_of!(F, pd);
+                let freed = uapi::pd::dealloc(cx.device.fd, handle_of!(pd));
+                destroyed(freed, &cx.device.life, "deallocate the PD")?;
+            }
             Some((of, td)) => {
                 // SAFETY: a PD stays while it has parent domains.
                 let of = unsafe { pd_of::<F>(of) };
@@ -246,6 +264,7 @@ pub(crate) unsafe extern "C" fn reg_mr<F: Family>(
             hca_va,
             access_flags: access.cast_unsigned(),
         };
+        cx_of!(F, pd).usable()?;
         let fd = fd_of!(F, pd);
         new_mr(IBV_MR_TYPE_MR, access, || {
             uapi::mr::reg(fd, &request, Udata::none())
@@ -268,6 +287,7 @@ pub(crate) unsafe extern "C" fn reg_dmabuf_mr<F: Family>(
     access: c_int,
 ) -> *mut ibv_mr {
     guard::pointer_of("ibv_reg_dmabuf_mr", || {
+        cx_of!(F, pd).usable()?;
         let fd = fd_of!(F, pd);
         let request = RegDmabuf {
             pd: handle_of!(pd),
@@ -301,6 +321,7 @@ pub(crate) unsafe extern "C" fn rereg_mr<F: Family>(
 ) -> c_int {
     guard::errno_of("ibv_rereg_mr", || {
         let mr: *mut ibv_mr = vmr.cast();
+        cx_of!(F, mr).usable()?;
         let flags = flags.cast_unsigned();
         let pd = if flags & IBV_REREG_MR_CHANGE_PD != 0 {
             handle_of!(non_null(pd, "check the PD")?)
@@ -333,7 +354,9 @@ pub(crate) unsafe extern "C" fn dereg_mr<F: Family>(vmr: *mut verbs_mr) -> c_int
         let mr: *mut ibv_mr = vmr.cast();
         // SAFETY: the caller's word; a single field is read.
         if unsafe { (*vmr).mr_type } != IBV_MR_TYPE_NULL_MR {
-            destroyed(uapi::mr::dereg(fd_of!(F, mr), handle_of!(mr)), "deregister the memory region")?;
+            let cx = cx_of!(F, mr);
+            let freed = uapi::mr::dereg(cx.device.fd, handle_of!(mr));
+            destroyed(freed, &cx.device.life, "deregister the memory region")?;
         }
         // SAFETY: the kernel's side is gone; the application is done with it.
         unsafe { cast::free::<verbs_mr, ()>(vmr) };
@@ -360,6 +383,7 @@ pub(crate) unsafe extern "C" fn advise_mr<F: Family>(
             .iter()
             .map(|sge| uapi::wire::Sge { addr: sge.addr, length: sge.length, lkey: sge.lkey })
             .collect();
+        cx_of!(F, pd).usable()?;
         let advised = uapi::mr::advise(fd_of!(F, pd), handle_of!(pd), advice, flags, &list);
         advised
             .map_err(|errno| if uapi::is_unsupported(errno) { Errno::EOPNOTSUPP } else { errno })
@@ -375,6 +399,7 @@ pub(crate) unsafe extern "C" fn alloc_mw<F: Family>(pd: *mut ibv_pd, mw_type: u3
     guard::pointer_of("ibv_alloc_mw", || {
         let kernel_type =
             u8::try_from(mw_type).map_err(|_| Error::new("check the MW type", Errno::EINVAL))?;
+        cx_of!(F, pd).usable()?;
         let fresh = Fresh::<ibv_mw, ()>::new()?;
         let (handle, rkey) = uapi::mw::alloc(fd_of!(F, pd), handle_of!(pd), kernel_type, Udata::none())
             .step("allocate the memory window")?;
@@ -397,7 +422,9 @@ pub(crate) unsafe extern "C" fn alloc_mw<F: Family>(pd: *mut ibv_pd, mw_type: u3
 /// ibv_dealloc_mw(3), for an MW of family `F`.
 pub(crate) unsafe extern "C" fn dealloc_mw<F: Family>(mw: *mut ibv_mw) -> c_int {
     guard::errno_of("ibv_dealloc_mw", || {
-        destroyed(uapi::mw::dealloc(fd_of!(F, mw), handle_of!(mw)), "deallocate the memory window")?;
+        let cx = cx_of!(F, mw);
+        let freed = uapi::mw::dealloc(cx.device.fd, handle_of!(mw));
+        destroyed(freed, &cx.device.life, "deallocate the memory window")?;
         // SAFETY: the kernel's side is gone; the application is done with it.
         unsafe { cast::free::<ibv_mw, ()>(mw) };
         Ok(())
@@ -456,6 +483,7 @@ pub(crate) unsafe extern "C" fn create_ah<F: Family>(pd: *mut ibv_pd, attr: *mut
         // SAFETY: the caller's word; plain data.
         let attr = unsafe { *non_null(attr, "check the arguments")? };
         let cx = cx_of!(F, pd);
+        cx.usable()?;
         let fresh = Fresh::<ibv_ah, F::Ah>::new()?;
         let created =
             cx.family.create_ah(&cx.device, handle_of!(pd), fresh.user_handle(), &attr::ah_command(&attr))?;
@@ -473,7 +501,9 @@ pub(crate) unsafe extern "C" fn destroy_ah<F: Family>(ah: *mut ibv_ah) -> c_int 
     guard::errno_of("ibv_destroy_ah", || {
         // SAFETY: the caller's word: an AH of family F.
         if F::ah_is_in_kernel(unsafe { cast::body::<ibv_ah, F::Ah>(ah) }) {
-            destroyed(uapi::ah::destroy(fd_of!(F, ah), handle_of!(ah)), "destroy the address handle")?;
+            let cx = cx_of!(F, ah);
+            let freed = uapi::ah::destroy(cx.device.fd, handle_of!(ah));
+            destroyed(freed, &cx.device.life, "destroy the address handle")?;
         }
         // SAFETY: the kernel's side is gone; the application is done with it.
         unsafe { cast::free::<ibv_ah, F::Ah>(ah) };
@@ -484,6 +514,7 @@ pub(crate) unsafe extern "C" fn destroy_ah<F: Family>(ah: *mut ibv_ah) -> c_int 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ha::life::Sign;
 
     #[test]
     fn a_bind_counts_in_the_last_byte_only() {
@@ -493,7 +524,10 @@ mod tests {
 
     #[test]
     fn a_destroy_of_what_the_kernel_took_away_succeeds() {
-        assert_eq!(destroyed(Err(Errno::EIO), "t"), Ok(()));
-        assert_eq!(destroyed(Err(Errno::EBUSY), "t"), Err(Error::new("t", Errno::EBUSY)));
+        let life = Life::default();
+        assert_eq!(destroyed(Err(Errno::EIO), &life, "t"), Ok(()));
+        assert_eq!(destroyed(Err(Errno::EBUSY), &life, "t"), Err(Error::new("t", Errno::EBUSY)));
+        life.note(Sign::Early);
+        assert_eq!(destroyed(Err(Errno::ETIMEDOUT), &life, "t"), Ok(()));
     }
 }

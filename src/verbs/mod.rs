@@ -5,8 +5,10 @@
 
 mod attr;
 mod cast;
+mod channel;
 mod context;
 mod cq;
+mod death;
 pub mod device;
 mod domains;
 mod events;
@@ -16,5 +18,6 @@ mod ops;
 mod qp;
 mod query;
 mod srq;
+mod watch;
 
 pub use context::family_of as context_family;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
 
 use core::sync::atomic::Ordering;
+use std::sync::OnceLock;
 
 use libc::{c_int, c_void, size_t};
 
@@ -15,6 +16,7 @@ use crate::abi::public::*;
 use crate::abi::wr::{self, InlineData, RecvWrs, SendWrs, UserBytes};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Attached, Family, QpRequest, QueuePair, Refused, SendBuilder as _, SendOp, Verbs};
+use crate::log;
 use crate::sync::Locking;
 use crate::uapi::{self, CmdFd, Handle, Udata};
 
@@ -38,6 +40,34 @@ pub(crate) struct Qp<F: Family> {
     /// Created in a parent domain, which counts it.
     in_parent_domain: bool,
     pub(crate) queues: F::Qp,
+    /// What it was granted, for `ibv_query_qp` once nobody else knows.
+    cap: ibv_qp_cap,
+    sq_sig_all: bool,
+    /// The kernel's QP was destroyed before the application destroyed this one, and reported so many events.
+    stopped: OnceLock<u32>,
+}
+
+impl<F: Family> Qp<F> {
+    /// Has the kernel's QP destroyed, so that the device touches no memory any more.
+    pub(crate) fn stop(&self, destroy: impl FnOnce(Handle) -> Result<u32, Errno>) {
+        if self.opened {
+            return;
+        }
+        self.stopped.get_or_init(|| {
+            destroy(self.handle).unwrap_or_else(|errno| {
+                log::warn!("a queue pair of a dead device could not be stopped: {errno}");
+                0
+            })
+        });
+    }
+
+    /// Destroys the kernel's QP; how many events it reported.
+    fn destroy(&self) -> Result<u32, Errno> {
+        match self.stopped.get() {
+            Some(reported) => Ok(*reported),
+            None => uapi::qp::destroy(self.fd, self.handle),
+        }
+    }
 }
 
 /// Our part of the QP at `qp`.
@@ -110,6 +140,7 @@ unsafe fn create<F: Family>(
     init: &Init,
     cap: &mut ibv_qp_cap,
 ) -> Result<*mut ibv_qp, Error> {
+    cx.usable()?;
     if !F::QP_TYPES.contains(&init.qp_type) {
         return Err(Error::new("check the QP type", Errno::EOPNOTSUPP));
     }
@@ -184,6 +215,9 @@ unsafe fn create<F: Family>(
         opened: false,
         in_parent_domain,
         queues: created.object,
+        cap: *cap,
+        sq_sig_all: init.sq_sig_all,
+        stopped: OnceLock::new(),
     });
     cx.add(Kind::Qp, head);
     Ok(head.cast())
@@ -311,7 +345,15 @@ pub(crate) unsafe extern "C" fn modify_qp<F: Family>(
         let command = unsafe { attr::modify_command(ours.handle, &*attr, mask) };
         let rate_limit = (mask & IBV_QP_RATE_LIMIT != 0).then_some(rate_limit);
         let cx = cx_of!(F, qp);
-        cx.family.modify_qp(&cx.device, &ours.queues, &command, rate_limit).step("modify the QP")?;
+        if cx.device.life.is_over() {
+            // Every QP is in error; all that is left to ask of it is to be so, or to forget what it owes.
+            let state = u32::from(command.qp_state);
+            if mask & IBV_QP_STATE == 0 || !matches!(state, IBV_QPS_ERR | IBV_QPS_RESET) {
+                cx.usable()?;
+            }
+        } else {
+            cx.family.modify_qp(&cx.device, &ours.queues, &command, rate_limit).step("modify the QP")?;
+        }
         if mask & IBV_QP_STATE != 0 {
             // SAFETY: the caller's word.
             let attached = unsafe { attached_of::<F>(qp) };
@@ -340,6 +382,11 @@ pub(crate) unsafe extern "C" fn query_qp<F: Family>(
         }
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(qp) };
+        if cx_of!(F, qp).device.life.is_over() {
+            // SAFETY: the caller's word, as below.
+            unsafe { query_without_device(ours, qp, attr, init_attr) };
+            return Ok(());
+        }
         let resp = uapi::qp::query(ours.fd, ours.handle, mask).step("query the QP")?;
         // SAFETY: the caller's word: its own struct.
         attr::fill_qp_attr(unsafe { &mut *attr }, &resp);
@@ -359,6 +406,34 @@ pub(crate) unsafe extern "C" fn query_qp<F: Family>(
     })
 }
 
+/// What is known of a QP whose device is gone: it is in error.
+///
+/// # Safety
+/// ibv_query_qp(3), by libibverbs, for a QP of family `F`.
+unsafe fn query_without_device<F: Family>(
+    ours: &Qp<F>,
+    qp: *mut ibv_qp,
+    attr: *mut ibv_qp_attr,
+    init_attr: *mut ibv_qp_init_attr,
+) {
+    let resp = uapi::wire::QueryQpResp {
+        qp_state: IBV_QPS_ERR as u8,
+        cur_qp_state: IBV_QPS_ERR as u8,
+        ..Default::default()
+    };
+    let cap = ours.cap;
+    // SAFETY: the caller's word: its own struct.
+    attr::fill_qp_attr(unsafe { &mut *attr }, &resp);
+    // SAFETY: as above.
+    unsafe { (*attr).cap = cap };
+    let (qp_context, send_cq) = (field!(qp.qp_context), field!(qp.send_cq));
+    let (recv_cq, srq, qp_type) = (field!(qp.recv_cq), field!(qp.srq), field!(qp.qp_type));
+    let sq_sig_all = c_int::from(ours.sq_sig_all);
+    let init = ibv_qp_init_attr { qp_context, send_cq, recv_cq, srq, cap, qp_type, sq_sig_all };
+    // SAFETY: as above.
+    unsafe { init_attr.write(init) };
+}
+
 /// `destroy_qp`.
 ///
 /// # Safety
@@ -368,13 +443,10 @@ pub(crate) unsafe extern "C" fn destroy_qp<F: Family>(qp: *mut ibv_qp) -> c_int 
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(qp) };
         let cx = cx_of!(F, qp);
-        match uapi::qp::destroy(ours.fd, ours.handle) {
-            // SAFETY: initialised in `create`.
-            Ok(reported) => unsafe { events::wait_qp(qp, reported) },
-            // The kernel already gave it up, and counts no events any more.
-            Err(Errno::EIO) => {}
-            Err(errno) => return Err(Error::new("destroy the QP", errno)),
-        }
+        let life = &cx.device.life;
+        let reported = memory::counted(ours.destroy(), life, "destroy the QP")?;
+        // SAFETY: initialised in `create`.
+        let acknowledged = reported.is_some_and(|reported| unsafe { events::wait_qp(qp, reported, life) });
         if !ours.opened {
             // SAFETY: the caller's word.
             cx.family.qp_destroyed(&ours.queues, &unsafe { attached_of::<F>(qp) });
@@ -390,8 +462,16 @@ pub(crate) unsafe extern "C" fn destroy_qp<F: Family>(qp: *mut ibv_qp) -> c_int 
             unsafe { memory::pd_of::<F>(pd) }.users.fetch_sub(1, Ordering::Relaxed);
         }
         cx.remove(Kind::Qp, qp);
-        // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
-        unsafe { cast::free::<QpHead, Qp<F>>(qp.cast()) };
+        if acknowledged {
+            // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
+            unsafe { cast::free::<QpHead, Qp<F>>(qp.cast()) };
+        } else {
+            let at = qp.expose_provenance();
+            // SAFETY: as above; whoever still acknowledges an event finds the memory until the context is closed.
+            cx.bury(move || unsafe {
+                cast::free::<QpHead, Qp<F>>(core::ptr::with_exposed_provenance_mut(at))
+            });
+        }
         Ok(())
     })
 }
@@ -417,6 +497,7 @@ pub(crate) unsafe extern "C" fn open_qp<F: Family>(
         let xrcd = non_null(attr.xrcd, "check the XRC domain")?;
         // SAFETY: the caller's word.
         let cx = unsafe { context::of::<F>(context) };
+        cx.usable()?;
         // SAFETY: the caller's word: a live XRC domain.
         let xrcd = unsafe { domains::xrcd_handle(xrcd) };
         let fresh = Fresh::<QpHead, Qp<F>>::new()?;
@@ -442,6 +523,9 @@ pub(crate) unsafe extern "C" fn open_qp<F: Family>(
             opened: true,
             in_parent_domain: false,
             queues,
+            cap: ibv_qp_cap::zeroed(),
+            sq_sig_all: false,
+            stopped: OnceLock::new(),
         });
         cx.add(Kind::Qp, head);
         Ok(head.cast())
@@ -462,6 +546,7 @@ pub(crate) unsafe extern "C" fn attach_mcast<F: Family>(
         let gid = unsafe { *non_null(gid.cast_mut(), "check the arguments")? };
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(qp) };
+        cx_of!(F, qp).usable()?;
         uapi::qp::attach_mcast(ours.fd, ours.handle, gid.raw, lid).step("attach the QP to the group")
     })
 }
@@ -480,10 +565,8 @@ pub(crate) unsafe extern "C" fn detach_mcast<F: Family>(
         let gid = unsafe { *non_null(gid.cast_mut(), "check the arguments")? };
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(qp) };
-        memory::destroyed(
-            uapi::qp::detach_mcast(ours.fd, ours.handle, gid.raw, lid),
-            "detach the QP from the group",
-        )
+        let detached = uapi::qp::detach_mcast(ours.fd, ours.handle, gid.raw, lid);
+        memory::destroyed(detached, &cx_of!(F, qp).device.life, "detach the QP from the group")
     })
 }
 

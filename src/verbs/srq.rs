@@ -18,7 +18,7 @@ use crate::uapi::{self, CmdFd, Handle};
 pub(crate) struct Srq<F: Family> {
     fd: CmdFd,
     handle: Handle,
-    queue: F::Srq,
+    pub(crate) queue: F::Srq,
 }
 
 /// The family's part of the SRQ at `srq`; none for NULL.
@@ -45,6 +45,7 @@ unsafe fn create<F: Family>(
 ) -> Result<*mut ibv_srq, Error> {
     // SAFETY: the caller's word.
     let cx = unsafe { context::of::<F>(context) };
+    cx.usable()?;
     let pd = non_null(pd, "check the PD")?;
     let fresh = Fresh::<verbs_srq, Srq<F>>::new()?;
     let (xrcd, cq) = xrc.unwrap_or((core::ptr::null_mut(), core::ptr::null_mut()));
@@ -159,6 +160,7 @@ pub(crate) unsafe extern "C" fn modify_srq<F: Family>(
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(srq) };
         let cx = cx_of!(F, srq);
+        cx.usable()?;
         cx.family.modify_srq(
             &cx.device,
             &ours.queue,
@@ -196,13 +198,10 @@ pub(crate) unsafe extern "C" fn destroy_srq<F: Family>(srq: *mut ibv_srq) -> c_i
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(srq) };
         let cx = cx_of!(F, srq);
-        match uapi::srq::destroy(ours.fd, ours.handle) {
-            // SAFETY: initialised in `create`.
-            Ok(reported) => unsafe { events::wait_srq(srq, reported) },
-            // The kernel already gave it up, and counts no events any more.
-            Err(Errno::EIO) => {}
-            Err(errno) => return Err(Error::new("destroy the SRQ", errno)),
-        }
+        let life = &cx.device.life;
+        let reported = memory::counted(uapi::srq::destroy(ours.fd, ours.handle), life, "destroy the SRQ")?;
+        // SAFETY: initialised in `create`.
+        let acknowledged = reported.is_some_and(|reported| unsafe { events::wait_srq(srq, reported, life) });
         let head: *mut verbs_srq = srq.cast();
         // SAFETY: the caller's word; a single field of our own object.
         let cq = unsafe { (*head).cq };
@@ -211,8 +210,16 @@ pub(crate) unsafe extern "C" fn destroy_srq<F: Family>(srq: *mut ibv_srq) -> c_i
         // SAFETY: held since the SRQ was created.
         unsafe { cq::release::<F>(cq) };
         cx.remove(Kind::Srq, srq);
-        // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
-        unsafe { cast::free::<verbs_srq, Srq<F>>(srq.cast()) };
+        if acknowledged {
+            // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
+            unsafe { cast::free::<verbs_srq, Srq<F>>(head) };
+        } else {
+            let at = head.expose_provenance();
+            // SAFETY: as above; whoever still acknowledges an event finds the memory until the context is closed.
+            cx.bury(move || unsafe {
+                cast::free::<verbs_srq, Srq<F>>(core::ptr::with_exposed_provenance_mut(at))
+            });
+        }
         Ok(())
     })
 }

@@ -1,0 +1,394 @@
+//! Completion channels whose device dies.
+//!
+//! libibverbs reads a channel's file by itself, and the kernel's answers `EIO` for ever once the device is taken away. So a pipe
+//! of ours is put under the same number: `ibv_get_cq_event` reads an event from it as from the kernel's. The threads and epoll
+//! instances that wait on the kernel's file are brought along:
+//!
+//! * a registration with an epoll instance of this process is made anew for the pipe, with the application's own word;
+//! * a thread in `read` is interrupted by a signal that restarts the call, which then reads the pipe;
+//! * a thread in `poll` or `select` is woken by the kernel itself, with POLLERR, when it closes its file.
+//!
+//! What cannot be hidden: where the kernel takes the device away with no early sign, a thread in `read` may get `EIO` once
+//! before we hear of it; an epoll instance in another process stays with the kernel's file; a thread that blocks every
+//! real-time signal is only woken by the kernel.
+//!
+//! While a device is dying the kernel's file still tells of real completions: they are passed on ([`Channel::pump`]).
+
+use std::collections::BTreeMap;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::error::Errno;
+use crate::log;
+use crate::uapi::sys::{self, OwnedFd, process};
+
+/// `struct ib_uverbs_comp_event_desc`: the CQ's `user_handle`.
+const EVENT: usize = 8;
+/// Events that a pipe holds unless it is made larger.
+const PIPE: usize = 65536 / EVENT;
+
+/// The channels that the CQs of a context use.
+#[derive(Debug, Default)]
+pub(crate) struct Channels {
+    /// By file. A channel is kept by its CQs, as the application cannot destroy it before them.
+    known: Mutex<BTreeMap<RawFd, Weak<Channel>>>,
+}
+
+impl Channels {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<RawFd, Weak<Channel>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The channel whose file is `fd`, for a CQ.
+    pub(crate) fn get(&self, fd: RawFd) -> Arc<Channel> {
+        let mut known = self.known();
+        if let Some(channel) = known.get(&fd).and_then(Weak::upgrade) {
+            return channel;
+        }
+        known.retain(|_, channel| channel.strong_count() != 0);
+        let channel = Arc::new(Channel::new(fd));
+        known.insert(fd, Arc::downgrade(&channel));
+        channel
+    }
+
+    /// Those in use.
+    pub(crate) fn all(&self) -> Vec<Arc<Channel>> {
+        self.known().values().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// A channel that CQs of ours give their events to.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    fd: RawFd,
+    pipe: Mutex<Option<Pipe>>,
+}
+
+#[derive(Debug)]
+struct Pipe {
+    /// Our end, and a copy of the application's.
+    to: OwnedFd,
+    from: OwnedFd,
+    /// The kernel's file, as long as it may tell of something.
+    kernel: Option<OwnedFd>,
+}
+
+impl Channel {
+    /// The channel whose file is `fd`.
+    pub(crate) fn new(fd: RawFd) -> Channel {
+        Channel { fd, pipe: Mutex::new(None) }
+    }
+
+    /// The number of its file.
+    pub(crate) fn fd(&self) -> RawFd {
+        self.fd
+    }
+
+    fn pipe(&self) -> MutexGuard<'_, Option<Pipe>> {
+        self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts the pipe under the channel's number, once. `cqs` may have an event in it at once.
+    ///
+    /// # Errors
+    /// The kernel's: no descriptor is left, mostly. The kernel's file then stays, and sleepers get `EIO`.
+    pub(crate) fn take_over(&self, cqs: usize) -> Result<(), Errno> {
+        let mut pipe = self.pipe();
+        if pipe.is_some() {
+            return Ok(());
+        }
+        let kernel = sys::dup(self.fd)?;
+        let close_on_exec = process::is_close_on_exec(self.fd)?;
+        let flags = sys::status_flags(self.fd)?;
+        let (from, to) = sys::pipe(0)?;
+        if cqs > PIPE
+            && let Err(errno) = process::set_pipe_size(to.as_raw(), cqs.next_power_of_two() * EVENT)
+        {
+            log::warn!("a completion channel of {cqs} CQs has room for {PIPE} events at once ({errno})");
+        }
+        sys::set_status_flags(to.as_raw(), libc::O_NONBLOCK)?;
+        sys::set_status_flags(from.as_raw(), flags & libc::O_NONBLOCK)?;
+        let epolls = registrations(self.fd);
+        for (epoll, _) in &epolls {
+            // It may just have been taken out by the application itself.
+            let _ = process::epoll_forget(*epoll, self.fd);
+        }
+        let moved = process::dup_over(from.as_raw(), self.fd, close_on_exec);
+        for (epoll, registration) in epolls {
+            if let Err(errno) = process::epoll_add(epoll, self.fd, registration) {
+                log::warn!("epoll instance {epoll} does not learn of completions any more: {errno}");
+            }
+        }
+        moved?;
+        restart_readers(self.fd);
+        *pipe = Some(Pipe { to, from, kernel: Some(kernel) });
+        Ok(())
+    }
+
+    /// Gives the CQ that the application knows by `cq` an event; whether it is there.
+    pub(crate) fn post(&self, cq: u64) -> bool {
+        match &*self.pipe() {
+            Some(pipe) => put(pipe, cq),
+            None => false,
+        }
+    }
+
+    /// Takes unread events of `cq` back; how many.
+    pub(crate) fn purge(&self, cq: u64) -> u32 {
+        let guard = self.pipe();
+        let Some(pipe) = &*guard else { return 0 };
+        let mut purged = 0;
+        let Ok((scratch, into)) = sys::pipe(libc::O_NONBLOCK) else { return 0 };
+        let mut rest = Vec::new();
+        // Without waiting: the application may read at the same time.
+        while process::splice(pipe.from.as_raw(), into.as_raw(), PIPE * EVENT).is_ok_and(|moved| moved != 0) {
+            let mut event = [0; EVENT];
+            while sys::read(scratch.as_raw(), &mut event) == Ok(EVENT) {
+                match u64::from_ne_bytes(event) {
+                    found if found == cq => purged += 1,
+                    other => rest.push(other),
+                }
+            }
+        }
+        for event in rest {
+            put(pipe, event);
+        }
+        purged
+    }
+
+    /// The kernel's file, while it is to be looked at.
+    pub(crate) fn kernel(&self) -> Option<RawFd> {
+        self.pipe().as_ref()?.kernel.as_ref().map(OwnedFd::as_raw)
+    }
+
+    /// Passes on what the kernel's file tells; `told` hears of each CQ.
+    pub(crate) fn pump(&self, mut told: impl FnMut(u64)) {
+        let mut guard = self.pipe();
+        let Some(pipe) = &mut *guard else { return };
+        let Some(kernel) = pipe.kernel.as_ref().map(OwnedFd::as_raw) else { return };
+        loop {
+            let mut fds = [libc::pollfd { fd: kernel, events: libc::POLLIN, revents: 0 }];
+            // It is asked first: whether reading waits is the application's choice.
+            let ready = sys::poll(&mut fds, 0).is_ok_and(|ready| ready != 0);
+            let [libc::pollfd { revents, .. }] = fds;
+            if !ready || revents & libc::POLLIN == 0 {
+                if revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 {
+                    pipe.kernel = None;
+                }
+                return;
+            }
+            match crate::uapi::event::read_comp_event(kernel) {
+                Ok(cq) => {
+                    put(pipe, cq);
+                    told(cq);
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => {
+                    pipe.kernel = None;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The kernel's file tells nothing more.
+    pub(crate) fn let_go(&self) {
+        if let Some(pipe) = &mut *self.pipe() {
+            pipe.kernel = None;
+        }
+    }
+}
+
+fn put(pipe: &Pipe, cq: u64) -> bool {
+    match sys::write(pipe.to.as_raw(), &cq.to_ne_bytes()) {
+        Ok(EVENT) => true,
+        other => {
+            log::error!("a completion channel is full of events that nobody reads: {other:?}");
+            false
+        }
+    }
+}
+
+/// The epoll instances of this process that `fd` is registered with, from /proc.
+fn registrations(fd: RawFd) -> Vec<(RawFd, process::Registration)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
+        let is_epoll =
+            std::fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == "anon_inode:[eventpoll]");
+        let Some(epoll) = entry.file_name().to_str().and_then(|name| name.parse().ok()).filter(|_| is_epoll)
+        else {
+            continue;
+        };
+        let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).unwrap_or_default();
+        found.extend(
+            text.lines()
+                .filter_map(registration)
+                .filter(|(tfd, _)| *tfd == fd)
+                .map(|(_, what)| (epoll, what)),
+        );
+    }
+    found
+}
+
+/// A line of an epoll instance's fdinfo (proc(5)): `tfd: 5 events: 19 data: 7 ...`, numbers but the first in hexadecimal.
+fn registration(line: &str) -> Option<(RawFd, process::Registration)> {
+    let mut words = line.split_whitespace();
+    let mut value = |name: &str| (words.next() == Some(name)).then(|| words.next()).flatten();
+    let tfd = value("tfd:")?.parse().ok()?;
+    let events = u32::from_str_radix(value("events:")?, 16).ok()?;
+    let data = u64::from_str_radix(value("data:")?, 16).ok()?;
+    Some((tfd, process::Registration { events, data }))
+}
+
+/// Has threads that are in `read` of `fd` begin the call anew: the number names another file now.
+fn restart_readers(fd: RawFd) {
+    let own = process::tid();
+    for entry in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let text = |name| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+        if tid == own || !reads(&text("syscall"), fd) {
+            continue;
+        }
+        let blocked = blocked(&text("status"));
+        let free = |signal: &i32| blocked & 1_u64.wrapping_shl(signal.wrapping_sub(1).cast_unsigned()) == 0;
+        let signal =
+            process::real_time_signals().filter(free).find(|signal| process::claim_signal(*signal).is_ok());
+        match signal.map(|signal| process::signal_thread(tid, signal)) {
+            Some(Ok(())) => {}
+            other => log::warn!("thread {tid} waits for a completion and cannot be woken: {other:?}"),
+        }
+    }
+}
+
+/// Whether /proc/PID/task/TID/syscall (proc(5)) says `read` of `fd`.
+fn reads(syscall: &str, fd: RawFd) -> bool {
+    let mut words = syscall.split_whitespace();
+    let number = words.next().and_then(|word| word.parse().ok());
+    let first = words.next().and_then(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+    // The kernel shows all 64 bits; a descriptor has 32.
+    number == Some(libc::SYS_read) && first.is_some_and(|first| first as u32 == fd.cast_unsigned())
+}
+
+/// The signals that a thread blocks, by its status file (proc(5)); all of them where it does not say.
+fn blocked(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[allow(unsafe_code, reason = "plays the application")]
+mod tests {
+    use super::*;
+    use crate::uapi::sys::twin::Kernel;
+
+    fn readable(fd: RawFd) -> bool {
+        sys::poll(&mut [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }], 0) == Ok(1)
+    }
+
+    /// A pipe stands for the kernel's file.
+    fn channel() -> (Channel, OwnedFd, OwnedFd) {
+        let (from, to) = sys::pipe(0).unwrap();
+        (Channel::new(from.as_raw()), from, to)
+    }
+
+    #[test]
+    fn an_event_is_read_from_the_same_number() {
+        let _kernel = Kernel::real();
+        let (channel, from, _to) = channel();
+        assert!(!channel.post(1), "the kernel's file takes none");
+        channel.take_over(1).unwrap();
+        channel.take_over(1).unwrap();
+        assert!(!readable(from.as_raw()));
+        assert!(channel.post(0x1234));
+        assert_eq!(crate::uapi::event::read_comp_event(from.as_raw()), Ok(0x1234));
+    }
+
+    #[test]
+    fn a_reader_is_brought_along() {
+        let _kernel = Kernel::real();
+        let (channel, from, to) = channel();
+        let fd = from.as_raw();
+        let reader = std::thread::spawn(move || {
+            let _kernel = Kernel::real();
+            crate::uapi::event::read_comp_event(fd)
+        });
+        let blocked = || {
+            std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|entry| {
+                std::fs::read_to_string(entry.path().join("syscall")).is_ok_and(|text| reads(&text, fd))
+            })
+        };
+        while !blocked() {
+            std::thread::yield_now();
+        }
+        channel.take_over(1).unwrap();
+        assert!(channel.post(7));
+        assert_eq!(reader.join().unwrap(), Ok(7));
+        drop(to);
+    }
+
+    #[test]
+    fn an_epoll_instance_is_brought_along_with_its_word() {
+        let _kernel = Kernel::real();
+        let (channel, from, _to) = channel();
+        // SAFETY: takes no pointer.
+        let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        let events = (libc::EPOLLIN | libc::EPOLLET).cast_unsigned();
+        process::epoll_add(
+            epoll,
+            from.as_raw(),
+            process::Registration { events, data: 0xdead_beef_0000_0001 },
+        )
+        .unwrap();
+        channel.take_over(1).unwrap();
+        channel.post(9);
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        // SAFETY: room for one event.
+        assert_eq!(unsafe { libc::epoll_wait(epoll, &raw mut event, 1, 10_000) }, 1);
+        assert_eq!({ event.u64 }, 0xdead_beef_0000_0001);
+        sys::close(epoll);
+    }
+
+    #[test]
+    fn unread_events_of_a_cq_are_taken_back_and_the_others_stay() {
+        let _kernel = Kernel::real();
+        let (channel, from, _to) = channel();
+        channel.take_over(1).unwrap();
+        for cq in [1, 2, 1, 3] {
+            channel.post(cq);
+        }
+        assert_eq!((channel.purge(1), channel.purge(1)), (2, 0));
+        let next = || crate::uapi::event::read_comp_event(from.as_raw());
+        assert_eq!((next(), next()), (Ok(2), Ok(3)));
+        assert!(!readable(from.as_raw()));
+    }
+
+    #[test]
+    fn what_the_kernel_still_tells_is_passed_on() {
+        let _kernel = Kernel::real();
+        let (channel, from, to) = channel();
+        channel.take_over(1).unwrap();
+        sys::write(to.as_raw(), &5_u64.to_ne_bytes()).unwrap();
+        let mut told = Vec::new();
+        channel.pump(|cq| told.push(cq));
+        assert_eq!(told, [5]);
+        assert_eq!(crate::uapi::event::read_comp_event(from.as_raw()), Ok(5));
+        assert!(channel.kernel().is_some());
+        // The other end is gone, as the kernel's file is once the device is.
+        drop(to);
+        channel.pump(|_| panic!("nothing was told"));
+        assert!(channel.kernel().is_none());
+    }
+
+    #[test]
+    fn what_proc_says_is_read_or_refused() {
+        let line = "tfd:        5 events:       19 data:                7  pos:0 ino:61af sdev:7";
+        assert_eq!(registration(line), Some((5, process::Registration { events: 0x19, data: 7 })));
+        for line in ["", "tfd: x events: 19 data: 7", "pos:\t0", "tfd: 5 data: 7"] {
+            assert_eq!(registration(line), None, "{line}");
+        }
+        assert!(reads("0 0x5 0x7ffe 0x8 0x0 0x0 0x0 0x7ffe 0x7f", 5));
+        assert!(!reads("0 0x6 0x7ffe 0x8", 5) && !reads("running", 5) && !reads("1 0x5", 5));
+        assert_eq!(blocked("Name:\tx\nSigBlk:\t0000000000010000\n"), 0x10000);
+        assert_eq!(blocked(""), u64::MAX);
+    }
+}

@@ -1,0 +1,253 @@
+//! What happens to a context when its device dies: the gates of its queues are closed, its completion channels taken over,
+//! its sleepers woken. What the signs mean is decided in [`crate::ha`]; who brings them is [`super::watch`].
+#![allow(unsafe_code, reason = "reaches the objects of a context, which C owns")]
+
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use super::cast;
+use super::context::{Context, Kind};
+use super::cq::Cq;
+use super::qp::{Qp, QpHead};
+use super::srq::Srq;
+use super::watch::Watched;
+use crate::abi::public::*;
+use crate::error::{Errno, Error};
+use crate::family::{Family, QueuePair as _, SharedReceiveQueue as _};
+use crate::ha::life::{Life, Phase, Sign};
+use crate::log;
+use crate::uapi;
+use crate::uapi::sys::{OwnedFd, process};
+
+/// How long the closing of the gates waits for posts under way. They take nanoseconds; but a thread may stay between
+/// `ibv_wr_start` and `ibv_wr_complete` for as long as it likes, and wait for us there.
+const QUIESCE: Duration = Duration::from_secs(5);
+
+/// A live object of a context.
+enum Object<'a, F: Family> {
+    Cq(&'a Cq<F>),
+    Srq(&'a Srq<F>),
+    Qp(&'a Qp<F>),
+}
+
+/// The object of `kind` at `at`.
+///
+/// # Safety
+/// It is alive during `'a`: the list of live objects that names it is locked.
+unsafe fn object<'a, F: Family>(kind: Kind, at: usize) -> Object<'a, F> {
+    match kind {
+        // SAFETY: the caller's word.
+        Kind::Cq => {
+            Object::Cq(unsafe { cast::body::<ibv_cq_ex, Cq<F>>(core::ptr::with_exposed_provenance_mut(at)) })
+        }
+        // SAFETY: the caller's word.
+        Kind::Srq => Object::Srq(unsafe {
+            cast::body::<verbs_srq, Srq<F>>(core::ptr::with_exposed_provenance_mut(at))
+        }),
+        // SAFETY: the caller's word.
+        Kind::Qp => {
+            Object::Qp(unsafe { cast::body::<QpHead, Qp<F>>(core::ptr::with_exposed_provenance_mut(at)) })
+        }
+    }
+}
+
+impl<F: Family> Object<'_, F> {
+    fn close(&self) {
+        match self {
+            // Who arms or polls looks at the context by itself.
+            Object::Cq(_) => {}
+            Object::Srq(srq) => srq.queue.close(),
+            Object::Qp(qp) => qp.queues.close(),
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        match self {
+            Object::Cq(cq) => cq.is_quiet(),
+            Object::Srq(srq) => srq.queue.is_quiet(),
+            Object::Qp(qp) => qp.queues.is_quiet(),
+        }
+    }
+}
+
+impl<F: Family> Context<F> {
+    /// `EIO` once the device is dying: nothing new is asked of it, and nobody waits for it.
+    ///
+    /// # Errors
+    /// As said.
+    pub(crate) fn usable(&self) -> Result<(), Error> {
+        if self.device.life.is_over() {
+            Err(Error::new("use a device that is gone", Errno::EIO))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// An object came while the device was dying: it is closed like the others.
+    pub(crate) fn close_late(&self, kind: Kind, at: usize) {
+        if self.device.life.is_over() {
+            // SAFETY: the caller just made it.
+            unsafe { object::<F>(kind, at) }.close();
+        }
+    }
+
+    fn each(&self, mut f: impl FnMut(Object<'_, F>)) {
+        let live = self.live();
+        for (kind, at) in live.iter() {
+            // SAFETY: in the list, which is locked.
+            f(unsafe { object::<F>(*kind, *at) });
+        }
+    }
+
+    /// Closes every gate and waits for stores that are under way.
+    fn close_gates(&self) {
+        self.each(|object| object.close());
+        // What was closed is seen by posts of queues without locks, too, and what they mark is seen here.
+        if let Err(errno) = process::membarrier() {
+            log::debug!("no membarrier ({errno}); waiting instead");
+            // A store buffer empties within microseconds.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut waiting: Vec<(Kind, usize)> = self.live().iter().copied().collect();
+        let start = Instant::now();
+        loop {
+            {
+                let live = self.live();
+                waiting.retain(|(kind, at)| {
+                    live.contains(&(*kind, *at))
+                        // SAFETY: in the list, which is locked.
+                        && !unsafe { object::<F>(*kind, *at) }.is_quiet()
+                });
+            }
+            if waiting.is_empty() {
+                break;
+            }
+            if start.elapsed() > QUIESCE {
+                log::warn!(
+                    "{}: {} queues are still being posted to; what they post now reaches nobody",
+                    self.device.ibdev,
+                    waiting.len()
+                );
+                break;
+            }
+            std::thread::yield_now();
+        }
+        self.device.life.quiesced();
+        log::info!("{}: gate closed", self.device.ibdev);
+    }
+
+    /// Has the kernel destroy every queue pair, so that the device touches no memory of ours any more.
+    fn stop(&self) {
+        let fd = self.device.fd;
+        self.each(|object| {
+            if let Object::Qp(qp) = object {
+                qp.stop(|handle| uapi::qp::destroy(fd, handle));
+            }
+        });
+    }
+
+    /// Takes the completion channels over; from then on events are ours to give.
+    fn take_channels(&self) {
+        let cqs = self.live().iter().filter(|(kind, _)| *kind == Kind::Cq).count();
+        for channel in self.channels.all() {
+            if let Err(errno) = channel.take_over(cqs) {
+                log::error!(
+                    "{}: completion channel {}: no pipe of our own ({errno}); who sleeps there gets EIO{}",
+                    self.device.ibdev,
+                    channel.fd(),
+                    if errno == Errno::EMFILE { "; raise the limit on open files (ulimit -n)" } else { "" }
+                );
+            }
+        }
+    }
+
+    /// Gives each armed CQ its event.
+    fn wake(&self) {
+        self.each(|object| {
+            if let Object::Cq(cq) = object {
+                cq.wake();
+            }
+        });
+    }
+}
+
+impl<F: Family> Watched for Context<F> {
+    fn life(&self) -> &Life {
+        &self.device.life
+    }
+
+    fn events(&self) -> Option<RawFd> {
+        self.events.as_ref().map(OwnedFd::as_raw)
+    }
+
+    fn removal(&self) -> Option<RawFd> {
+        self.removal.as_ref().map(OwnedFd::as_raw)
+    }
+
+    fn channels(&self) -> Vec<RawFd> {
+        if self.device.life.phase() != Phase::Dying {
+            return Vec::new();
+        }
+        self.channels.all().iter().filter_map(|channel| channel.kernel()).collect()
+    }
+
+    fn pump(&self) {
+        if self.device.life.phase() != Phase::Dying {
+            return;
+        }
+        for channel in self.channels.all() {
+            let mut told = Vec::new();
+            channel.pump(|cq| told.push(cq));
+            if told.is_empty() {
+                continue;
+            }
+            self.each(|object| {
+                if let Object::Cq(cq) = object {
+                    told.iter().filter(|handle| **handle == cq.user_handle()).for_each(|_| cq.told());
+                }
+            });
+        }
+    }
+
+    fn is_node_gone(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| !node.exists())
+    }
+
+    fn sign(&self, sign: Sign) {
+        let life = &self.device.life;
+        if sign == Sign::NodeGone && !F::WAITS_FOR_USERS {
+            // The kernel takes the device away by itself, and says so.
+            return;
+        }
+        let Some(change) = life.note(sign) else { return };
+        log::warn!("{}: {}", self.device.ibdev, sign.text());
+        if change.from == Phase::Alive {
+            self.close_gates();
+            // Sleepers are brought along before the kernel closes what they sleep on.
+            self.take_channels();
+            self.pump();
+            match sign {
+                Sign::Final | Sign::Stopped => {
+                    life.note(sign);
+                }
+                _ if sign == Sign::Forced || F::WAITS_FOR_USERS => {
+                    self.stop();
+                    self.pump();
+                    life.note(Sign::Stopped);
+                }
+                _ => return,
+            }
+        }
+        for channel in self.channels.all() {
+            channel.let_go();
+        }
+        self.wake();
+        log::info!("{}: gone; what is owed is flushed", self.device.ibdev);
+    }
+
+    fn rouse(&self) {
+        if self.device.life.is_gone() {
+            self.wake();
+        }
+    }
+}

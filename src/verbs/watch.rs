@@ -1,0 +1,283 @@
+//! The watcher: one thread of the process that notices when a device dies.
+//!
+//! It waits on what each context has for that, its own async event file and its channel with no CQ, and brings the news to
+//! [`Watched::sign`]. It starts with the first context, ends with the last, and is absent in forked children. Where it may not
+//! run (`HOLDFAST_WATCH=off`) or cannot, [`look`] does the same when a call meets a sign.
+//!
+//! Locks: [`CONTEXTS`] is held while a sign is acted on, so that a context stays until that is done; it is taken before
+//! [`THREAD`], and neither while a queue's lock is held, but for [`kick`], which takes `THREAD` alone.
+//!
+//! Invariant W1: an entry's context is alive as long as the entry is in the list.
+#![allow(unsafe_code, reason = "keeps addresses of contexts, which C owns")]
+
+use core::cell::RefCell;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::config;
+use crate::error::Errno;
+use crate::ha::life::{Life, Sign};
+use crate::ha::watch::{self, News};
+use crate::log;
+use crate::uapi::sys::{self, OwnedFd, process};
+
+/// A context, as the watcher sees it.
+pub(crate) trait Watched: Sync {
+    /// Where it is.
+    fn life(&self) -> &Life;
+    /// Our own async event file.
+    fn events(&self) -> Option<RawFd>;
+    /// Our channel with no CQ.
+    fn removal(&self) -> Option<RawFd>;
+    /// Files of completion channels that still tell of something.
+    fn channels(&self) -> Vec<RawFd>;
+    /// One of [`Watched::channels`] is ready.
+    fn pump(&self);
+    /// Whether the device's node is gone.
+    fn is_node_gone(&self) -> bool;
+    /// A sign of death: acts on it.
+    fn sign(&self, sign: Sign);
+    /// Somebody may sleep for what was kept since.
+    fn rouse(&self);
+}
+
+struct Entry {
+    context: *const dyn Watched,
+    /// Its channel told that the kernel takes the device away, and will go on to.
+    removing: bool,
+}
+
+// SAFETY: W1: whoever reaches the context holds the list's lock, and contexts are Sync.
+unsafe impl Send for Entry {}
+
+impl Entry {
+    fn context(&self) -> &dyn Watched {
+        // SAFETY: W1: the entry is in the list, which is locked.
+        unsafe { &*self.context }
+    }
+
+    /// Reads all that the context's files tell, and acts on it.
+    fn look(&mut self) {
+        let context = self.context();
+        while let Some(Ok(event)) = context.events().map(crate::uapi::event::read_async_event) {
+            log::debug!("async event {}, element {:#x}", event.event_type, event.element);
+            match watch::news(event.event_type, event.element) {
+                News::Sign(sign) => context.sign(sign),
+                News::Look if context.is_node_gone() => context.sign(Sign::NodeGone),
+                News::Look | News::Other => {}
+            }
+        }
+        if !self.removing && context.removal().is_some_and(is_closed) {
+            self.removing = true;
+            self.context().sign(Sign::Removing);
+        }
+    }
+}
+
+/// Whether the kernel closed a completion channel.
+fn is_closed(fd: RawFd) -> bool {
+    let mut fds = [libc::pollfd { fd, events: 0, revents: 0 }];
+    let ready = sys::poll(&mut fds, 0).is_ok_and(|ready| ready != 0);
+    let [libc::pollfd { revents, .. }] = fds;
+    ready && revents & (libc::POLLERR | libc::POLLHUP) != 0
+}
+
+static CONTEXTS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+static THREAD: Mutex<Option<Thread>> = Mutex::new(None);
+
+struct Thread {
+    wake: OwnedFd,
+    stop: Arc<AtomicBool>,
+    handle: JoinHandle<()>,
+}
+
+fn contexts() -> MutexGuard<'static, Vec<Entry>> {
+    CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn thread() -> MutexGuard<'static, Option<Thread>> {
+    THREAD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Watches `context` from now on.
+///
+/// # Safety
+/// It stays where it is until [`unregister`].
+pub(crate) unsafe fn register(context: *const dyn Watched) {
+    static AT_FORK: Once = Once::new();
+    AT_FORK.call_once(|| {
+        if let Err(errno) = process::at_fork(before_fork, after_fork, in_child) {
+            log::warn!("forked children may not be able to close what they inherit: {errno}");
+        }
+    });
+    contexts().push(Entry { context, removing: false });
+    if !config::get().watch {
+        return;
+    }
+    let mut thread = thread();
+    if thread.is_none() {
+        match start() {
+            Ok(started) => *thread = Some(started),
+            Err(errno) => log::error!(
+                "cannot start the thread that watches devices ({errno}): the death of one is noticed when a call meets it"
+            ),
+        }
+    }
+    drop(thread);
+    kick();
+}
+
+/// Forgets `context`; when this returns nothing of it is used any more.
+pub(crate) fn unregister(context: *const dyn Watched) {
+    let last = {
+        let mut contexts = contexts();
+        contexts.retain(|entry| !core::ptr::addr_eq(entry.context, context));
+        contexts.is_empty()
+    };
+    if !last {
+        return kick();
+    }
+    let Some(Thread { wake, stop, handle }) = thread().take() else { return };
+    // ORDER: Release, partner is the Acquire in `run`.
+    stop.store(true, Ordering::Release);
+    let _ = sys::write(wake.as_raw(), &1_u64.to_ne_bytes());
+    // A callback of the application's may close a device on the watcher itself.
+    if handle.thread().id() != std::thread::current().id() && handle.join().is_err() {
+        log::error!(
+            "the thread that watches devices ended with a panic; this is a bug in holdfast, please report it"
+        );
+    }
+}
+
+/// Has the watcher look round.
+pub(crate) fn kick() {
+    if let Some(thread) = &*thread() {
+        // Full: it was kicked often enough.
+        let _ = sys::write(thread.wake.as_raw(), &1_u64.to_ne_bytes());
+    }
+}
+
+/// Whether a watcher runs.
+pub(crate) fn is_running() -> bool {
+    thread().is_some()
+}
+
+/// Looks at every context, where no watcher does.
+pub(crate) fn look() {
+    if is_running() {
+        return;
+    }
+    // Somebody is acting on a sign already.
+    let Ok(mut contexts) = CONTEXTS.try_lock() else { return };
+    contexts.iter_mut().for_each(Entry::look);
+    expire(&contexts);
+}
+
+/// A sign that a call met.
+pub(crate) fn sign(context: &dyn Watched, sign: Sign) {
+    let _contexts = contexts();
+    context.sign(sign);
+    drop(_contexts);
+    kick();
+}
+
+/// Contexts that waited long enough for their final sign.
+fn expire(contexts: &[Entry]) {
+    for entry in contexts {
+        let context = entry.context();
+        if watch::remaining(context.life(), config::get().flush_after) == Some(Duration::ZERO) {
+            context.sign(Sign::WaitOver);
+        }
+    }
+}
+
+fn start() -> Result<Thread, Errno> {
+    const STACK: usize = 128 << 10;
+    let wake = sys::eventfd(0, libc::EFD_NONBLOCK)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (fd, stopped) = (wake.as_raw(), stop.clone());
+    let builder = std::thread::Builder::new().name("holdfast".into()).stack_size(STACK);
+    let spawned = process::with_signals_blocked(|| builder.spawn(move || run(fd, &stopped)));
+    let errno = |error: std::io::Error| Errno::new(error.raw_os_error().unwrap_or(libc::EAGAIN));
+    Ok(Thread { wake, stop, handle: spawned.map_err(errno)? })
+}
+
+/// The directory of device nodes: a node that goes is the only news of a driver that waits for its users.
+fn nodes() -> Option<OwnedFd> {
+    process::watch_deletions(c"/dev/infiniband").ok()
+}
+
+fn run(wake: RawFd, stop: &AtomicBool) {
+    let nodes = nodes();
+    let file = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
+    let mut fds = Vec::new();
+    // ORDER: Acquire, partner is the Release in `unregister`.
+    while !stop.load(Ordering::Acquire) {
+        fds.clear();
+        fds.push(file(wake, libc::POLLIN));
+        fds.push(file(nodes.as_ref().map_or(-1, OwnedFd::as_raw), libc::POLLIN));
+        let mut wait: Option<Duration> = None;
+        for entry in contexts().iter() {
+            let context = entry.context();
+            fds.extend(context.events().map(|fd| file(fd, libc::POLLIN)));
+            fds.extend(context.removal().filter(|_| !entry.removing).map(|fd| file(fd, 0)));
+            fds.extend(context.channels().into_iter().map(|fd| file(fd, libc::POLLIN)));
+            let remaining = watch::remaining(context.life(), config::get().flush_after);
+            wait = wait.into_iter().chain(remaining).min();
+        }
+        // Rounded up: it does not spin through the last millisecond.
+        let timeout = wait.map_or(-1, |wait| i32::try_from(wait.as_millis() + 1).unwrap_or(i32::MAX));
+        if let Err(errno) = sys::poll(&mut fds, timeout)
+            && errno != Errno::EINTR
+        {
+            log::error!("the thread that watches devices cannot wait ({errno}); it ends");
+            return;
+        }
+        let mut buffer = [0; 4096];
+        let _ = sys::read(wake, &mut buffer);
+        let a_node_went = nodes.as_ref().is_some_and(|nodes| sys::read(nodes.as_raw(), &mut buffer).is_ok());
+        let mut contexts = contexts();
+        for entry in contexts.iter_mut() {
+            entry.look();
+            let context = entry.context();
+            context.pump();
+            if a_node_went && !context.life().is_over() && context.is_node_gone() {
+                context.sign(Sign::NodeGone);
+            }
+            if context.life().take_sleepers() {
+                context.rouse();
+            }
+        }
+        expire(&contexts);
+    }
+}
+
+type Held = (MutexGuard<'static, Vec<Entry>>, MutexGuard<'static, Option<Thread>>);
+
+std::thread_local! {
+    /// Both locks, from before a fork until after it: the child finds neither held by a thread that it does not have.
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+}
+
+extern "C" fn before_fork() {
+    let held = (contexts(), thread());
+    let _ = HELD.try_with(|cell| cell.replace(Some(held)));
+}
+
+extern "C" fn after_fork() {
+    let _ = HELD.try_with(RefCell::take);
+}
+
+extern "C" fn in_child() {
+    let Some((mut contexts, mut thread)) = HELD.try_with(RefCell::take).ok().flatten() else { return };
+    // The child has no watcher, and what the contexts that it inherits do is the parent's business.
+    contexts.clear();
+    if let Some(Thread { wake, handle, .. }) = thread.take() {
+        drop(wake);
+        // The thread is not in this process: nothing is to be detached.
+        let _ = core::mem::ManuallyDrop::new(handle);
+    }
+}
