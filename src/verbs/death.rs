@@ -35,19 +35,14 @@ enum Object<'a, F: Family> {
 /// # Safety
 /// It is alive during `'a`: the list of live objects that names it is locked.
 unsafe fn object<'a, F: Family>(kind: Kind, at: usize) -> Object<'a, F> {
+    let at = core::ptr::with_exposed_provenance_mut(at);
     match kind {
         // SAFETY: the caller's word.
-        Kind::Cq => {
-            Object::Cq(unsafe { cast::body::<ibv_cq_ex, Cq<F>>(core::ptr::with_exposed_provenance_mut(at)) })
-        }
+        Kind::Cq => Object::Cq(unsafe { cast::body::<ibv_cq_ex, Cq<F>>(at) }),
         // SAFETY: the caller's word.
-        Kind::Srq => Object::Srq(unsafe {
-            cast::body::<verbs_srq, Srq<F>>(core::ptr::with_exposed_provenance_mut(at))
-        }),
+        Kind::Srq => Object::Srq(unsafe { cast::body::<verbs_srq, Srq<F>>(at.cast()) }),
         // SAFETY: the caller's word.
-        Kind::Qp => {
-            Object::Qp(unsafe { cast::body::<QpHead, Qp<F>>(core::ptr::with_exposed_provenance_mut(at)) })
-        }
+        Kind::Qp => Object::Qp(unsafe { cast::body::<QpHead, Qp<F>>(at.cast()) }),
     }
 }
 

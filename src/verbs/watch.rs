@@ -176,14 +176,6 @@ pub(crate) fn look() {
     expire(&contexts);
 }
 
-/// A sign that a call met.
-pub(crate) fn sign(context: &dyn Watched, sign: Sign) {
-    let _contexts = contexts();
-    context.sign(sign);
-    drop(_contexts);
-    kick();
-}
-
 /// Contexts that waited long enough for their final sign.
 fn expire(contexts: &[Entry]) {
     for entry in contexts {
