@@ -14,7 +14,7 @@
 //!
 //! While a device is dying the kernel's file still tells of real completions: they are passed on ([`Channel::pump`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -51,6 +51,11 @@ impl Channels {
         channel
     }
 
+    /// Whether no CQ has one.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known().values().all(|channel| channel.strong_count() == 0)
+    }
+
     /// Those in use.
     pub(crate) fn all(&self) -> Vec<Arc<Channel>> {
         self.known().values().filter_map(Weak::upgrade).collect()
@@ -79,20 +84,12 @@ impl Channel {
         Channel { fd, pipe: Mutex::new(None) }
     }
 
-    /// The number of its file.
-    pub(crate) fn fd(&self) -> RawFd {
-        self.fd
-    }
-
     fn pipe(&self) -> MutexGuard<'_, Option<Pipe>> {
         self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts the pipe under the channel's number, once. `cqs` may have an event in it at once.
-    ///
-    /// # Errors
-    /// The kernel's: no descriptor is left, mostly. The kernel's file then stays, and sleepers get `EIO`.
-    pub(crate) fn take_over(&self, cqs: usize) -> Result<(), Errno> {
+    fn take_over(&self, cqs: usize, epolls: &[Registered]) -> Result<(), Errno> {
         let mut pipe = self.pipe();
         if pipe.is_some() {
             return Ok(());
@@ -108,19 +105,18 @@ impl Channel {
         }
         sys::set_status_flags(to.as_raw(), libc::O_NONBLOCK)?;
         sys::set_status_flags(from.as_raw(), flags & libc::O_NONBLOCK)?;
-        let epolls = registrations(self.fd);
-        for (epoll, _) in &epolls {
+        let epolls = || epolls.iter().filter(|known| known.fd == self.fd);
+        for Registered { epoll, .. } in epolls() {
             // It may just have been taken out by the application itself.
             let _ = process::epoll_forget(*epoll, self.fd);
         }
         let moved = process::dup_over(from.as_raw(), self.fd, close_on_exec);
-        for (epoll, registration) in epolls {
-            if let Err(errno) = process::epoll_add(epoll, self.fd, registration) {
+        for Registered { epoll, what, .. } in epolls() {
+            if let Err(errno) = process::epoll_add(*epoll, self.fd, *what) {
                 log::warn!("epoll instance {epoll} does not learn of completions any more: {errno}");
             }
         }
         moved?;
-        restart_readers(self.fd);
         *pipe = Some(Pipe { to, from, kernel: Some(kernel) });
         Ok(())
     }
@@ -199,6 +195,27 @@ impl Channel {
     }
 }
 
+/// Puts pipes under the numbers of `channels`, and brings along who sleeps there. `cqs` may have an event in one at once.
+///
+/// # Errors
+/// The first of the kernel's, with its channel: no descriptor is left, mostly. The kernel's file then stays, and sleepers get
+/// `EIO`.
+pub(crate) fn take_over(channels: &[Arc<Channel>], cqs: usize) -> Result<(), (RawFd, Errno)> {
+    if channels.is_empty() {
+        return Ok(());
+    }
+    let epolls = registrations();
+    let mut result = Ok(());
+    for channel in channels {
+        if let Err(errno) = channel.take_over(cqs, &epolls) {
+            result = result.and(Err((channel.fd, errno)));
+        }
+    }
+    let fds: BTreeSet<RawFd> = channels.iter().map(|channel| channel.fd).collect();
+    restart_readers(&fds);
+    result
+}
+
 fn put(pipe: &Pipe, cq: u64) -> bool {
     match sys::write(pipe.to.as_raw(), &cq.to_ne_bytes()) {
         Ok(EVENT) => true,
@@ -209,8 +226,16 @@ fn put(pipe: &Pipe, cq: u64) -> bool {
     }
 }
 
-/// The epoll instances of this process that `fd` is registered with, from /proc.
-fn registrations(fd: RawFd) -> Vec<(RawFd, process::Registration)> {
+/// A descriptor that an epoll instance waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Registered {
+    epoll: RawFd,
+    fd: RawFd,
+    what: process::Registration,
+}
+
+/// What the epoll instances of this process wait for, from /proc.
+fn registrations() -> Vec<Registered> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
         let is_epoll =
@@ -220,12 +245,8 @@ fn registrations(fd: RawFd) -> Vec<(RawFd, process::Registration)> {
             continue;
         };
         let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).unwrap_or_default();
-        found.extend(
-            text.lines()
-                .filter_map(registration)
-                .filter(|(tfd, _)| *tfd == fd)
-                .map(|(_, what)| (epoll, what)),
-        );
+        let lines = text.lines().filter_map(registration);
+        found.extend(lines.map(|(fd, what)| Registered { epoll, fd, what }));
     }
     found
 }
@@ -240,13 +261,13 @@ fn registration(line: &str) -> Option<(RawFd, process::Registration)> {
     Some((tfd, process::Registration { events, data }))
 }
 
-/// Has threads that are in `read` of `fd` begin the call anew: the number names another file now.
-fn restart_readers(fd: RawFd) {
+/// Has threads that are in `read` of one of `fds` begin the call anew: the number names another file now.
+fn restart_readers(fds: &BTreeSet<RawFd>) {
     let own = process::tid();
     for entry in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let text = |name| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-        if tid == own || !reads(&text("syscall"), fd) {
+        if tid == own || reads(&text("syscall")).is_none_or(|fd| !fds.contains(&fd)) {
             continue;
         }
         let blocked = blocked(&text("status"));
@@ -260,13 +281,13 @@ fn restart_readers(fd: RawFd) {
     }
 }
 
-/// Whether /proc/PID/task/TID/syscall (proc(5)) says `read` of `fd`.
-fn reads(syscall: &str, fd: RawFd) -> bool {
+/// The descriptor that a thread is in `read` of, by its file `syscall` (proc(5)).
+fn reads(syscall: &str) -> Option<RawFd> {
     let mut words = syscall.split_whitespace();
-    let number = words.next().and_then(|word| word.parse().ok());
-    let first = words.next().and_then(|word| u64::from_str_radix(word.trim_start_matches("0x"), 16).ok());
+    let number: libc::c_long = words.next()?.parse().ok()?;
+    let first = u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok()?;
     // The kernel shows all 64 bits; a descriptor has 32.
-    number == Some(libc::SYS_read) && first.is_some_and(|first| first as u32 == fd.cast_unsigned())
+    (number == libc::SYS_read).then_some((first as u32).cast_signed())
 }
 
 /// The signals that a thread blocks, by its status file (proc(5)); all of them where it does not say.
@@ -286,9 +307,13 @@ mod tests {
     }
 
     /// A pipe stands for the kernel's file.
-    fn channel() -> (Channel, OwnedFd, OwnedFd) {
+    fn channel() -> (Arc<Channel>, OwnedFd, OwnedFd) {
         let (from, to) = sys::pipe(0).unwrap();
-        (Channel::new(from.as_raw()), from, to)
+        (Arc::new(Channel::new(from.as_raw())), from, to)
+    }
+
+    fn take(channel: &Arc<Channel>) {
+        take_over(core::slice::from_ref(channel), 1).unwrap();
     }
 
     #[test]
@@ -296,8 +321,8 @@ mod tests {
         let _kernel = Kernel::real();
         let (channel, from, _to) = channel();
         assert!(!channel.post(1), "the kernel's file takes none");
-        channel.take_over(1).unwrap();
-        channel.take_over(1).unwrap();
+        take(&channel);
+        take(&channel);
         assert!(!readable(from.as_raw()));
         assert!(channel.post(0x1234));
         assert_eq!(crate::uapi::event::read_comp_event(from.as_raw()), Ok(0x1234));
@@ -314,13 +339,14 @@ mod tests {
         });
         let blocked = || {
             std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|entry| {
-                std::fs::read_to_string(entry.path().join("syscall")).is_ok_and(|text| reads(&text, fd))
+                std::fs::read_to_string(entry.path().join("syscall"))
+                    .is_ok_and(|text| reads(&text) == Some(fd))
             })
         };
         while !blocked() {
             std::thread::yield_now();
         }
-        channel.take_over(1).unwrap();
+        take(&channel);
         assert!(channel.post(7));
         assert_eq!(reader.join().unwrap(), Ok(7));
         drop(to);
@@ -339,7 +365,7 @@ mod tests {
             process::Registration { events, data: 0xdead_beef_0000_0001 },
         )
         .unwrap();
-        channel.take_over(1).unwrap();
+        take(&channel);
         channel.post(9);
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         // SAFETY: room for one event.
@@ -352,7 +378,7 @@ mod tests {
     fn unread_events_of_a_cq_are_taken_back_and_the_others_stay() {
         let _kernel = Kernel::real();
         let (channel, from, _to) = channel();
-        channel.take_over(1).unwrap();
+        take(&channel);
         for cq in [1, 2, 1, 3] {
             channel.post(cq);
         }
@@ -366,7 +392,7 @@ mod tests {
     fn what_the_kernel_still_tells_is_passed_on() {
         let _kernel = Kernel::real();
         let (channel, from, to) = channel();
-        channel.take_over(1).unwrap();
+        take(&channel);
         sys::write(to.as_raw(), &5_u64.to_ne_bytes()).unwrap();
         let mut told = Vec::new();
         channel.pump(|cq| told.push(cq));
@@ -386,8 +412,8 @@ mod tests {
         for line in ["", "tfd: x events: 19 data: 7", "pos:\t0", "tfd: 5 data: 7"] {
             assert_eq!(registration(line), None, "{line}");
         }
-        assert!(reads("0 0x5 0x7ffe 0x8 0x0 0x0 0x0 0x7ffe 0x7f", 5));
-        assert!(!reads("0 0x6 0x7ffe 0x8", 5) && !reads("running", 5) && !reads("1 0x5", 5));
+        assert_eq!(reads("0 0x5 0x7ffe 0x8 0x0 0x0 0x0 0x7ffe 0x7f"), Some(5));
+        assert_eq!((reads("running"), reads("1 0x5 0x0"), reads("")), (None, None, None));
         assert_eq!(blocked("Name:\tx\nSigBlk:\t0000000000010000\n"), 0x10000);
         assert_eq!(blocked(""), u64::MAX);
     }

@@ -10,6 +10,7 @@
 #![allow(unsafe_code, reason = "builds and reads the C context")]
 
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 use std::os::fd::FromRawFd as _;
@@ -46,7 +47,11 @@ pub(crate) struct Context<F> {
     /// Our own async file: it sees device events without taking them from the application.
     pub(crate) events: Option<OwnedFd>,
     /// A completion channel with no CQ: once the kernel takes the device away, it answers `EIO` and POLLERR for good.
-    pub(crate) removal: Option<OwnedFd>,
+    /// The kernel destroys what is newest first, so this one is kept the newest ([`Context::add`]): it tells before the
+    /// application's channels are closed.
+    removal: Mutex<Option<OwnedFd>>,
+    /// Something newer came.
+    pub(crate) stale: AtomicBool,
     /// The completion channels of its CQs.
     pub(crate) channels: Channels,
     /// The device's directory in sysfs, which goes with its node.
@@ -91,6 +96,17 @@ impl<F> Context<F> {
         let mut live = self.live();
         live.insert((kind, at));
         self.close_late(kind, at);
+        drop(live);
+        // Only who sleeps on a channel minds.
+        // ORDER: Relaxed: a hint.
+        if !self.channels.is_empty() && !self.stale.swap(true, Ordering::Relaxed) {
+            watch::kick();
+        }
+    }
+
+    /// Our channel with no CQ.
+    pub(crate) fn removal(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.removal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets a destroyed object.
@@ -237,7 +253,8 @@ unsafe fn fill<F: Family>(
         host,
         live: Mutex::default(),
         events,
-        removal,
+        removal: Mutex::new(removal),
+        stale: AtomicBool::new(false),
         channels: Channels::default(),
         node: node_of(fd.fd),
         buried: Mutex::default(),

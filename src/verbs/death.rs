@@ -2,15 +2,16 @@
 //! its sleepers woken. What the signs mean is decided in [`crate::ha`]; who brings them is [`super::watch`].
 #![allow(unsafe_code, reason = "reaches the objects of a context, which C owns")]
 
+use core::sync::atomic::Ordering;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use super::cast;
 use super::context::{Context, Kind};
 use super::cq::Cq;
 use super::qp::{Qp, QpHead};
 use super::srq::Srq;
 use super::watch::Watched;
+use super::{cast, channel};
 use crate::abi::public::*;
 use crate::error::{Errno, Error};
 use crate::family::{Family, QueuePair as _, SharedReceiveQueue as _};
@@ -144,15 +145,12 @@ impl<F: Family> Context<F> {
     /// Takes the completion channels over; from then on events are ours to give.
     fn take_channels(&self) {
         let cqs = self.live().iter().filter(|(kind, _)| *kind == Kind::Cq).count();
-        for channel in self.channels.all() {
-            if let Err(errno) = channel.take_over(cqs) {
-                log::error!(
-                    "{}: completion channel {}: no pipe of our own ({errno}); who sleeps there gets EIO{}",
-                    self.device.ibdev,
-                    channel.fd(),
-                    if errno == Errno::EMFILE { "; raise the limit on open files (ulimit -n)" } else { "" }
-                );
-            }
+        if let Err((fd, errno)) = channel::take_over(&self.channels.all(), cqs) {
+            log::error!(
+                "{}: completion channel {fd}: no pipe of our own ({errno}); who sleeps there gets EIO{}",
+                self.device.ibdev,
+                if errno == Errno::EMFILE { "; raise the limit on open files (ulimit -n)" } else { "" }
+            );
         }
     }
 
@@ -176,7 +174,22 @@ impl<F: Family> Watched for Context<F> {
     }
 
     fn removal(&self) -> Option<RawFd> {
-        self.removal.as_ref().map(OwnedFd::as_raw)
+        self.removal().as_ref().map(OwnedFd::as_raw)
+    }
+
+    fn is_stale(&self) -> bool {
+        // ORDER: Relaxed: a hint.
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    fn refresh(&self) {
+        // ORDER: Relaxed, as above.
+        if self.stale.swap(false, Ordering::Relaxed)
+            && !self.device.life.is_over()
+            && let Ok(newest) = uapi::event::create_comp_channel(self.device.fd)
+        {
+            *self.removal() = Some(newest);
+        }
     }
 
     fn channels(&self) -> Vec<RawFd> {
@@ -217,9 +230,9 @@ impl<F: Family> Watched for Context<F> {
         let Some(change) = life.note(sign) else { return };
         log::warn!("{}: {}", self.device.ibdev, sign.text());
         if change.from == Phase::Alive {
-            self.close_gates();
-            // Sleepers are brought along before the kernel closes what they sleep on.
+            // Sleepers are brought along first: the kernel is about to close what they sleep on.
             self.take_channels();
+            self.close_gates();
             self.pump();
             match sign {
                 Sign::Final | Sign::Stopped => {

@@ -32,6 +32,10 @@ pub(crate) trait Watched: Sync {
     fn events(&self) -> Option<RawFd>;
     /// Our channel with no CQ.
     fn removal(&self) -> Option<RawFd>;
+    /// Whether that channel is not the newest of the context's objects any more.
+    fn is_stale(&self) -> bool;
+    /// Replaces it with a newer one.
+    fn refresh(&self);
     /// Files of completion channels that still tell of something.
     fn channels(&self) -> Vec<RawFd>;
     /// One of [`Watched::channels`] is ready.
@@ -197,6 +201,9 @@ fn start() -> Result<Thread, Errno> {
     Ok(Thread { wake, stop, handle: spawned.map_err(errno)? })
 }
 
+/// Objects come in bursts: what is kept the newest is renewed once after one.
+const SETTLE: Duration = Duration::from_millis(5);
+
 /// The directory of device nodes: a node that goes is the only news of a driver that waits for its users.
 fn nodes() -> Option<OwnedFd> {
     process::watch_deletions(c"/dev/infiniband").ok()
@@ -212,13 +219,16 @@ fn run(wake: RawFd, stop: &AtomicBool) {
         fds.push(file(wake, libc::POLLIN));
         fds.push(file(nodes.as_ref().map_or(-1, OwnedFd::as_raw), libc::POLLIN));
         let mut wait: Option<Duration> = None;
+        let mut stale = false;
         for entry in contexts().iter() {
             let context = entry.context();
             fds.extend(context.events().map(|fd| file(fd, libc::POLLIN)));
             fds.extend(context.removal().filter(|_| !entry.removing).map(|fd| file(fd, 0)));
             fds.extend(context.channels().into_iter().map(|fd| file(fd, libc::POLLIN)));
             let remaining = watch::remaining(context.life(), config::get().flush_after);
-            wait = wait.into_iter().chain(remaining).min();
+            stale |= context.is_stale();
+            let settle = stale.then_some(SETTLE);
+            wait = wait.into_iter().chain(remaining).chain(settle).min();
         }
         // Rounded up: it does not spin through the last millisecond.
         let timeout = wait.map_or(-1, |wait| i32::try_from(wait.as_millis() + 1).unwrap_or(i32::MAX));
@@ -235,6 +245,9 @@ fn run(wake: RawFd, stop: &AtomicBool) {
         for entry in contexts.iter_mut() {
             entry.look();
             let context = entry.context();
+            if stale {
+                context.refresh();
+            }
             context.pump();
             if a_node_went && !context.life().is_over() && context.is_node_gone() {
                 context.sign(Sign::NodeGone);
