@@ -6,7 +6,8 @@
 //!
 //! * a registration with an epoll instance of this process is made anew for the pipe, with the application's own word;
 //! * a thread in `read` is interrupted by a signal that restarts the call, which then reads the pipe;
-//! * a thread in `poll` or `select` is woken by the kernel itself, with POLLERR, when it closes its file.
+//! * a thread in `poll` or `select` is woken by the kernel itself when it closes its file, looks at the number again, and finds
+//!   an event in the pipe; where the kernel closes nothing, a thread in `poll` gets `EINTR`.
 //!
 //! What cannot be hidden: where the kernel takes the device away with no early sign, a thread in `read` may get `EIO` once
 //! before we hear of it; an epoll instance in another process stays with the kernel's file; a thread that blocks every
@@ -16,6 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Errno;
@@ -261,13 +263,13 @@ fn registration(line: &str) -> Option<(RawFd, process::Registration)> {
     Some((tfd, process::Registration { events, data }))
 }
 
-/// Has threads that are in `read` of one of `fds` begin the call anew: the number names another file now.
-fn restart_readers(fds: &BTreeSet<RawFd>) {
+/// Interrupts threads whose present system call, as /proc tells it, is one that `concerned` looks for.
+fn interrupt(concerned: impl Fn(&Call) -> bool) {
     let own = process::tid();
     for entry in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
         let Some(tid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let text = |name| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-        if tid == own || reads(&text("syscall")).is_none_or(|fd| !fds.contains(&fd)) {
+        if tid == own || !Call::read(&text("syscall")).is_some_and(|call| concerned(&call)) {
             continue;
         }
         let blocked = blocked(&text("status"));
@@ -281,13 +283,57 @@ fn restart_readers(fds: &BTreeSet<RawFd>) {
     }
 }
 
-/// The descriptor that a thread is in `read` of, by its file `syscall` (proc(5)).
-fn reads(syscall: &str) -> Option<RawFd> {
-    let mut words = syscall.split_whitespace();
-    let number: libc::c_long = words.next()?.parse().ok()?;
-    let first = u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok()?;
-    // The kernel shows all 64 bits; a descriptor has 32.
-    (number == libc::SYS_read).then_some((first as u32).cast_signed())
+/// Has threads that are in `read` of one of `fds` begin the call anew: the number names another file now.
+fn restart_readers(fds: &BTreeSet<RawFd>) {
+    interrupt(|call| call.number == libc::SYS_read && fds.contains(&call.fd()));
+}
+
+/// Has threads that are in `poll` of one of `channels` return with `EINTR`: they wait for what the number named before.
+pub(crate) fn interrupt_pollers(channels: &[Arc<Channel>]) {
+    let fds: BTreeSet<RawFd> = channels.iter().map(|channel| channel.fd).collect();
+    if fds.is_empty() {
+        return;
+    }
+    let Ok(memory) = std::fs::File::open("/proc/self/mem") else { return };
+    interrupt(|call| {
+        matches!(call.number, libc::SYS_poll | libc::SYS_ppoll)
+            && call.polled(&memory).iter().any(|fd| fds.contains(fd))
+    });
+}
+
+/// What a thread is in, by its file `syscall` (proc(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Call {
+    number: libc::c_long,
+    arguments: [u64; 2],
+}
+
+impl Call {
+    fn read(text: &str) -> Option<Call> {
+        let mut words = text.split_whitespace();
+        let number = words.next()?.parse().ok()?;
+        let mut argument = || u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok();
+        Some(Call { number, arguments: [argument()?, argument()?] })
+    }
+
+    /// The first argument as a descriptor: the kernel shows all 64 bits, a descriptor has 32.
+    fn fd(&self) -> RawFd {
+        let [first, _] = self.arguments;
+        (first as u32).cast_signed()
+    }
+
+    /// The descriptors that a `poll` waits for. Its array is another thread's, and may go while it is looked at: it is read
+    /// through `memory`, which gives an error then.
+    fn polled(&self, memory: &std::fs::File) -> Vec<RawFd> {
+        const POLLFD: usize = size_of::<libc::pollfd>();
+        let [at, count] = self.arguments;
+        let mut bytes = vec![0; (count as usize).min(1 << 16) * POLLFD];
+        if memory.read_exact_at(&mut bytes, at).is_err() {
+            return Vec::new();
+        }
+        let fd = |entry: &[u8]| entry.first_chunk().map(|bytes| RawFd::from_ne_bytes(*bytes));
+        bytes.chunks_exact(POLLFD).filter_map(fd).collect()
+    }
 }
 
 /// The signals that a thread blocks, by its status file (proc(5)); all of them where it does not say.
@@ -339,8 +385,9 @@ mod tests {
         });
         let blocked = || {
             std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|entry| {
-                std::fs::read_to_string(entry.path().join("syscall"))
-                    .is_ok_and(|text| reads(&text) == Some(fd))
+                std::fs::read_to_string(entry.path().join("syscall")).is_ok_and(|text| {
+                    Call::read(&text).is_some_and(|call| call.number == libc::SYS_read && call.fd() == fd)
+                })
             })
         };
         while !blocked() {
@@ -350,6 +397,23 @@ mod tests {
         assert!(channel.post(7));
         assert_eq!(reader.join().unwrap(), Ok(7));
         drop(to);
+    }
+
+    #[test]
+    fn a_poller_is_interrupted() {
+        let _kernel = Kernel::real();
+        let (channel, from, _to) = channel();
+        let fd = from.as_raw();
+        let poller = std::thread::spawn(move || {
+            let _kernel = Kernel::real();
+            sys::poll(&mut [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }], -1)
+        });
+        let channels = [channel];
+        while !poller.is_finished() {
+            interrupt_pollers(&channels);
+            std::thread::yield_now();
+        }
+        assert_eq!(poller.join().unwrap(), Err(Errno::EINTR));
     }
 
     #[test]
@@ -412,8 +476,9 @@ mod tests {
         for line in ["", "tfd: x events: 19 data: 7", "pos:\t0", "tfd: 5 data: 7"] {
             assert_eq!(registration(line), None, "{line}");
         }
-        assert_eq!(reads("0 0x5 0x7ffe 0x8 0x0 0x0 0x0 0x7ffe 0x7f"), Some(5));
-        assert_eq!((reads("running"), reads("1 0x5 0x0"), reads("")), (None, None, None));
+        let call = Call::read("0 0x5 0x7ffe 0x8 0x0 0x0 0x0 0x7ffe 0x7f").unwrap();
+        assert_eq!((call.number, call.fd(), call.arguments[1]), (libc::SYS_read, 5, 0x7ffe));
+        assert_eq!((Call::read("running"), Call::read("0 0x5"), Call::read("")), (None, None, None));
         assert_eq!(blocked("Name:\tx\nSigBlk:\t0000000000010000\n"), 0x10000);
         assert_eq!(blocked(""), u64::MAX);
     }

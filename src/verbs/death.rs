@@ -228,10 +228,12 @@ impl<F: Family> Watched for Context<F> {
             return;
         }
         let Some(change) = life.note(sign) else { return };
-        log::warn!("{}: {}", self.device.ibdev, sign.text());
         if change.from == Phase::Alive {
-            // Sleepers are brought along first: the kernel is about to close what they sleep on.
+            // Sleepers are brought along before all else: the kernel is about to close what they sleep on. Each is given an event
+            // at once, for those in poll(2): the kernel wakes them, and they look at the pipe only then.
             self.take_channels();
+            self.wake();
+            log::warn!("{}: {}", self.device.ibdev, sign.text());
             self.close_gates();
             self.pump();
             match sign {
@@ -246,10 +248,15 @@ impl<F: Family> Watched for Context<F> {
                 _ => return,
             }
         }
-        for channel in self.channels.all() {
+        let channels = self.channels.all();
+        for channel in &channels {
             channel.let_go();
         }
         self.wake();
+        if sign != Sign::Final {
+            // The kernel has not closed its files, and wakes nobody.
+            channel::interrupt_pollers(&channels);
+        }
         log::info!("{}: gone; what is owed is flushed", self.device.ibdev);
     }
 
