@@ -3,13 +3,18 @@
 //! An answer is its lines of text, then a line `ok` or `error: WHY`.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+#[cfg(feature = "serve")]
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+#[cfg(feature = "serve")]
 use std::sync::Arc;
 
+#[cfg(feature = "serve")]
 use crate::front::Shared;
 
 /// Serves the control socket for ever; each connection has a thread, so that none holds up another.
+#[cfg(feature = "serve")]
 pub(crate) fn serve(shared: &Arc<Shared>, listener: &UnixListener) {
     for connection in listener.incoming().flatten() {
         let shared = Arc::clone(shared);
@@ -18,6 +23,7 @@ pub(crate) fn serve(shared: &Arc<Shared>, listener: &UnixListener) {
     }
 }
 
+#[cfg(feature = "serve")]
 fn converse(shared: &Shared, connection: UnixStream) -> io::Result<()> {
     let mut answers = connection.try_clone()?;
     for line in BufReader::new(connection).lines() {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Write as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::doorbell::Copy;
@@ -80,7 +81,27 @@ pub(crate) struct Device {
     pub(crate) ready: BTreeSet<u32>,
     /// Work requests that stores to BlueFlame registers brought, or are bringing.
     pub(crate) copies: VecDeque<Copy>,
+    /// Numbers that its queue pairs may have.
+    pub(crate) qps: Range<u32>,
+    /// Events of a device whose driver takes them from here, not from queues in its memory.
+    pub(crate) raised: Option<Vec<Raised>>,
 }
+
+/// An event, as its entry in a queue would have it.
+#[derive(Clone, Debug)]
+pub struct Raised {
+    /// The event queue.
+    pub eqn: u32,
+    /// What it is about.
+    pub event: EventType,
+    /// More of that.
+    pub subtype: u8,
+    /// The data, from byte 32 of the entry on.
+    pub data: Vec<u8>,
+}
+
+/// Queue pair numbers, where no other device shares the space.
+const QPS: Range<u32> = 0x40..1 << 18;
 
 /// Doorbell pages of the BAR.
 fn doorbell_pages() -> u32 {
@@ -105,10 +126,12 @@ impl Device {
             doorbells,
             interrupts: (0..VECTORS).map(|_| None).collect(),
             firmware: Firmware::default(),
-            objects: Objects::new(doorbell_pages()),
+            objects: Objects::new(doorbell_pages(), &QPS),
+            qps: QPS,
             faults: Faults::default(),
             ready: BTreeSet::new(),
             copies: VecDeque::new(),
+            raised: None,
         }
     }
 
@@ -120,14 +143,14 @@ impl Device {
     }
 
     pub(crate) fn forget_objects(&mut self) {
-        self.objects = Objects::new(doorbell_pages());
+        self.objects = Objects::new(doorbell_pages(), &self.qps);
         self.ready.clear();
         self.copies.clear();
     }
 
     /// May the device reach the guest's memory at all?
     pub(crate) fn has_bus(&self) -> bool {
-        self.config.is_bus_master() && !self.faults.is_cut_off()
+        (self.raised.is_some() || self.config.is_bus_master()) && !self.faults.is_cut_off()
     }
 
     /// Notes what should not happen: a run with findings fails.
@@ -146,6 +169,11 @@ impl Device {
             return;
         }
         let Some(queue) = self.objects.eqs.get_mut(eqn) else { return };
+        if let Some(raised) = &mut self.raised {
+            raised.push(Raised { eqn, event, subtype, data: data.to_vec() });
+            env.record(self.index, &Record::Event { eqn, event, subtype, data });
+            return;
+        }
         let (address, owner) = queue.advance();
         let vector = queue.vector;
         let mut entry = [0; eq::ENTRY];

@@ -10,11 +10,18 @@
 //! * `device`, `world`: one device, and all of them with their wire.
 //! * `fault`, `script`, [`control`]: what goes wrong, when, on whose word.
 //! * `journal`, [`reader`]: what happened, written and read.
-//! * [`hostile`]: a device without a guest, for tests and fuzzing.
+//! * [`host`]: devices without a guest, for a driver in the same process; [`hostile`]: one for tests and fuzzing.
 //!
 //! One lock holds everything: two threads a device would be faster, and nobody could say in which order things were.
 //! Nothing that the guest wrote is trusted: it ends in a command's error status, in an error of a queue pair, or in a
 //! finding of the journal.
+#![cfg_attr(
+    not(feature = "serve"),
+    allow(
+        dead_code,
+        reason = "what is between devices and a guest: configuration space, command queue, interrupts"
+    )
+)]
 #![cfg_attr(
     test,
     allow(
@@ -31,15 +38,18 @@ mod device;
 mod doorbell;
 mod fault;
 mod firmware;
+#[cfg(feature = "serve")]
 mod front;
+pub mod host;
 pub mod hostile;
 mod journal;
 mod memory;
 mod objects;
 mod pci;
-mod prm;
+pub mod prm;
 pub mod reader;
 mod script;
+#[cfg(feature = "serve")]
 mod serve;
 #[cfg(test)]
 mod testing;
@@ -47,6 +57,9 @@ mod transport;
 mod world;
 pub mod wqe;
 
-pub use device::BarMode;
+pub use device::{BarMode, Raised};
+pub use objects::eq::{EventType, PortChange};
 pub use pci::Identity;
+#[cfg(feature = "serve")]
 pub use serve::{Options, start};
+pub use transport::Outgoing;

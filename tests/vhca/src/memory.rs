@@ -1,14 +1,16 @@
-//! Memory shared with the guest: its RAM, as the front hands it over, and the device's own doorbell pages.
+//! Memory shared with the guest: its RAM, as the front hands it over, and the device's own doorbell pages. A device without
+//! a guest, in the process of its driver, has that process's memory instead.
 //!
 //! Both are mappings of files that another process stores into at any time, so nothing here is ever a reference or a
 //! slice: bytes are copied in and out, and single words are read and written as atomics.
 #![allow(unsafe_code, reason = "raw memory shared with the guest lives here and nowhere else")]
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// A shared mapping of a file.
 ///
@@ -98,30 +100,115 @@ struct Range {
     map: Mapping,
 }
 
-/// The guest's memory, by guest-physical address.
+/// The guest's memory, by guest-physical address; or this process's, by address.
+#[derive(Debug)]
+pub(crate) enum GuestMemory {
+    Ranges(Ranges),
+    Process(ProcessMemory),
+}
+
+impl Default for GuestMemory {
+    fn default() -> GuestMemory {
+        GuestMemory::Ranges(Ranges::default())
+    }
+}
+
+/// A guest's memory.
 #[derive(Debug, Default)]
-pub(crate) struct GuestMemory {
+pub(crate) struct Ranges {
     ranges: Vec<Range>,
 }
 
 impl GuestMemory {
     /// Adds a range that `file` backs.
     pub(crate) fn map(&mut self, start: u64, len: u64, file: &File, offset: u64) -> io::Result<()> {
+        let GuestMemory::Ranges(ranges) = self else { return Err(io::Error::other("there is no guest")) };
         let len = usize::try_from(len).map_err(io::Error::other)?;
-        self.ranges.push(Range { start, map: Mapping::new(file, offset, len)? });
+        ranges.ranges.push(Range { start, map: Mapping::new(file, offset, len)? });
         Ok(())
     }
 
     /// Takes away all ranges inside `start..start + len`.
     pub(crate) fn unmap(&mut self, start: u64, len: u64) {
-        self.ranges.retain(|range| range.start < start || range.start - start >= len);
+        if let GuestMemory::Ranges(ranges) = self {
+            ranges.ranges.retain(|range| range.start < start || range.start - start >= len);
+        }
     }
 
     /// Takes away all there is.
     pub(crate) fn clear(&mut self) {
-        self.ranges.clear();
+        if let GuestMemory::Ranges(ranges) = self {
+            ranges.ranges.clear();
+        }
     }
 
+    pub(crate) fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Unmapped> {
+        match self {
+            GuestMemory::Ranges(ranges) => {
+                let (map, offset) = ranges.find(address, to.len())?;
+                map.read(offset, to).ok_or(Unmapped(address))
+            }
+            GuestMemory::Process(process) => process.read(address, to),
+        }
+    }
+
+    pub(crate) fn write(&self, address: u64, from: &[u8]) -> Result<(), Unmapped> {
+        match self {
+            GuestMemory::Ranges(ranges) => {
+                let (map, offset) = ranges.find(address, from.len())?;
+                map.write(offset, from).ok_or(Unmapped(address))
+            }
+            GuestMemory::Process(process) => process.write(address, from),
+        }
+    }
+
+    /// Writes `from` so that its last byte, which hands it over, becomes visible after the rest.
+    pub(crate) fn publish(&self, address: u64, from: &[u8]) -> Result<(), Unmapped> {
+        let Some((last, body)) = from.split_last() else { return Ok(()) };
+        self.write(address, body)?;
+        let end = address.checked_add(body.len() as u64).ok_or(Unmapped(address))?;
+        let owner = match self {
+            GuestMemory::Ranges(ranges) => {
+                let (map, offset) = ranges.find(end, 1)?;
+                map.byte(offset)
+            }
+            GuestMemory::Process(process) => process.byte(end),
+        };
+        // ORDER: pairs with the guest's load of the ownership byte.
+        owner.ok_or(Unmapped(address))?.store(*last, Ordering::Release);
+        Ok(())
+    }
+
+    /// A big-endian word that the guest stores into, such as a doorbell record.
+    pub(crate) fn word(&self, address: u64) -> Result<u32, Unmapped> {
+        let word = match self {
+            GuestMemory::Ranges(ranges) => {
+                let (map, offset) = ranges.find(address, 4)?;
+                map.word(offset)
+            }
+            GuestMemory::Process(process) => process.word(address),
+        };
+        // ORDER: pairs with the guest's store of the record, after what it announces.
+        Ok(u32::from_be(word.ok_or(Unmapped(address))?.load(Ordering::Acquire)))
+    }
+
+    /// Replaces eight bytes by what `change` makes of them, in the host's byte order, and says what they were.
+    pub(crate) fn update(&self, address: u64, change: impl Fn(u64) -> u64) -> Result<u64, Unmapped> {
+        let word = match self {
+            GuestMemory::Ranges(ranges) => {
+                let (map, offset) = ranges.find(address, 8)?;
+                map.long(offset)
+            }
+            GuestMemory::Process(process) => process.long(address),
+        };
+        let word = word.ok_or(Unmapped(address))?;
+        // ORDER: an RDMA atomic is atomic to the processor as well.
+        let update = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| Some(change(old)));
+        Ok(update.unwrap_or_else(|old| old))
+    }
+}
+
+impl Ranges {
     fn find(&self, address: u64, len: usize) -> Result<(&Mapping, usize), Unmapped> {
         for range in &self.ranges {
             let Some(offset) =
@@ -135,42 +222,139 @@ impl GuestMemory {
         }
         Err(Unmapped(address))
     }
+}
 
-    pub(crate) fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Unmapped> {
-        let (map, offset) = self.find(address, to.len())?;
-        map.read(offset, to).ok_or(Unmapped(address))
+/// The memory of this process. Queues and doorbell records, which the driver pinned, are touched as they are; anything else
+/// goes by the system, which knows what is mapped.
+///
+/// Invariant: (P1) whoever pins a range keeps it mapped, readable and writable, until it is unpinned.
+#[derive(Debug, Default)]
+pub(crate) struct ProcessMemory {
+    /// How often each page was pinned.
+    pinned: HashMap<u64, u32>,
+    /// The system does not let a process read itself: everything is touched as it is.
+    blind: AtomicBool,
+}
+
+/// Pages that bytes are in.
+fn pages_of(address: u64, len: u64) -> Option<std::ops::RangeInclusive<u64>> {
+    let last = address.checked_add(len.checked_sub(1)?)?;
+    Some(address / PAGE as u64..=last / PAGE as u64)
+}
+
+impl ProcessMemory {
+    /// Pins a range.
+    ///
+    /// # Safety
+    /// (P1) holds of it.
+    pub(crate) unsafe fn pin(&mut self, start: u64, len: u64) {
+        for page in pages_of(start, len).into_iter().flatten() {
+            *self.pinned.entry(page).or_insert(0) += 1;
+        }
     }
 
-    pub(crate) fn write(&self, address: u64, from: &[u8]) -> Result<(), Unmapped> {
-        let (map, offset) = self.find(address, from.len())?;
-        map.write(offset, from).ok_or(Unmapped(address))
+    /// Takes back one pin.
+    pub(crate) fn unpin(&mut self, start: u64, len: u64) {
+        for page in pages_of(start, len).into_iter().flatten() {
+            if let Some(count) = self.pinned.get_mut(&page) {
+                *count -= 1;
+                if *count == 0 {
+                    self.pinned.remove(&page);
+                }
+            }
+        }
     }
 
-    /// Writes `from` so that its last byte, which hands it over, becomes visible after the rest.
-    pub(crate) fn publish(&self, address: u64, from: &[u8]) -> Result<(), Unmapped> {
-        let (map, offset) = self.find(address, from.len())?;
-        let Some((last, body)) = from.split_last() else { return Ok(()) };
-        map.write(offset, body).ok_or(Unmapped(address))?;
-        let owner = map.byte(offset + body.len()).ok_or(Unmapped(address))?;
-        // ORDER: pairs with the guest's load of the ownership byte.
-        owner.store(*last, Ordering::Release);
-        Ok(())
+    fn pointer(address: u64) -> Option<*mut u8> {
+        usize::try_from(address).ok().map(ptr::with_exposed_provenance_mut)
     }
 
-    /// A big-endian word that the guest stores into, such as a doorbell record.
-    pub(crate) fn word(&self, address: u64) -> Result<u32, Unmapped> {
-        let (map, offset) = self.find(address, 4)?;
-        // ORDER: pairs with the guest's store of the record, after what it announces.
-        Ok(u32::from_be(map.word(offset).ok_or(Unmapped(address))?.load(Ordering::Acquire)))
+    /// The address of `len` bytes, if they are pinned.
+    fn at(&self, address: u64, len: usize) -> Option<*mut u8> {
+        let mut pages = pages_of(address, u64::try_from(len).ok()?)?;
+        let pinned = pages.all(|page| self.pinned.contains_key(&page));
+        ProcessMemory::pointer(address).filter(|_| pinned)
     }
 
-    /// Replaces eight bytes by what `change` makes of them, in the host's byte order, and says what they were.
-    pub(crate) fn update(&self, address: u64, change: impl Fn(u64) -> u64) -> Result<u64, Unmapped> {
-        let (map, offset) = self.find(address, 8)?;
-        let word = map.long(offset).ok_or(Unmapped(address))?;
-        // ORDER: an RDMA atomic is atomic to the processor as well.
-        let update = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |old| Some(change(old)));
-        Ok(update.unwrap_or_else(|old| old))
+    fn byte(&self, address: u64) -> Option<&AtomicU8> {
+        // SAFETY: (P1); any byte is a valid `AtomicU8`.
+        self.at(address, 1).map(|at| unsafe { AtomicU8::from_ptr(at) })
+    }
+
+    fn word(&self, address: u64) -> Option<&AtomicU32> {
+        let at = self.at(address, 4).filter(|_| address.is_multiple_of(4))?;
+        // SAFETY: (P1), aligned; any four bytes are a valid `AtomicU32`.
+        Some(unsafe { AtomicU32::from_ptr(at.cast()) })
+    }
+
+    /// Eight bytes that an RDMA atomic changes, pinned or not.
+    fn long(&self, address: u64) -> Option<&AtomicU64> {
+        let at = ProcessMemory::pointer(address).filter(|_| address.is_multiple_of(8))?;
+        // There is no other way to touch them than as they are, so whether they are there is asked first.
+        self.read(address, &mut [0; 8]).ok()?;
+        // SAFETY: they were just read, aligned; any eight bytes are a valid `AtomicU64`. A program that takes its memory
+        // away between the two has a data race with its own work request.
+        Some(unsafe { AtomicU64::from_ptr(at.cast()) })
+    }
+
+    fn read(&self, address: u64, to: &mut [u8]) -> Result<(), Unmapped> {
+        let from = ProcessMemory::pointer(address).ok_or(Unmapped(address))?;
+        if self.at(address, to.len()).is_some() {
+            // SAFETY: (P1); `to` is our own memory, so the two do not overlap.
+            unsafe { ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len()) };
+            return Ok(());
+        }
+        self.copy(to.as_mut_ptr(), from, to.len()).ok_or(Unmapped(address))
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> Result<(), Unmapped> {
+        let to = ProcessMemory::pointer(address).ok_or(Unmapped(address))?;
+        if self.at(address, from.len()).is_some() {
+            // SAFETY: (P1); `from` is our own memory, so the two do not overlap.
+            unsafe { ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+            return Ok(());
+        }
+        self.copy(to, from.as_ptr().cast_mut(), from.len()).ok_or(Unmapped(address))
+    }
+
+    /// Copies by the system, which finds out that an address is not there. Both directions read "remotely", so that it is
+    /// the program's own buffer that tools such as valgrind see being written to.
+    fn copy(&self, to: *mut u8, from: *mut u8, len: usize) -> Option<()> {
+        if len == 0 {
+            return Some(());
+        }
+        let local = libc::iovec { iov_base: to.cast(), iov_len: len };
+        let remote = libc::iovec { iov_base: from.cast(), iov_len: len };
+        // ORDER: whoever reads an old value asks the system, which says the same again.
+        if !self.blind.load(Ordering::Relaxed) {
+            // SAFETY: no arguments.
+            let own = unsafe { libc::getpid() };
+            // SAFETY: both vectors live here; the system checks what they point to.
+            let copied = unsafe {
+                libc::syscall(
+                    libc::SYS_process_vm_readv,
+                    own,
+                    &raw const local,
+                    1usize,
+                    &raw const remote,
+                    1usize,
+                    0usize,
+                )
+            };
+            if usize::try_from(copied) == Ok(len) {
+                return Some(());
+            }
+            let error = io::Error::last_os_error().raw_os_error();
+            if copied >= 0 || !matches!(error, Some(libc::ENOSYS | libc::EPERM)) {
+                return None;
+            }
+            // ORDER: as above.
+            self.blind.store(true, Ordering::Relaxed);
+        }
+        // SAFETY: nobody can check the address here. One of the two ranges is ours; the other is under a memory key, which
+        // the program registered.
+        unsafe { ptr::copy_nonoverlapping(from, to, len) };
+        Some(())
     }
 }
 

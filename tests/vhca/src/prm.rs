@@ -5,29 +5,34 @@
 
 /// A field of a structure: where it starts and how wide it is, in bits (width 0: it goes on to the end).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Field {
+pub struct Field {
     bit: usize,
     bits: usize,
 }
 
 impl Field {
-    pub(crate) const fn new(bit: usize, bits: usize) -> Field {
+    /// A field that starts at `bit`.
+    #[must_use]
+    pub const fn new(bit: usize, bits: usize) -> Field {
         Field { bit, bits }
     }
 
     /// The field, seen from the structure that `base` is a part of.
-    pub(crate) const fn at(self, base: Field) -> Field {
+    #[must_use]
+    pub const fn at(self, base: Field) -> Field {
         Field { bit: base.bit + self.bit, bits: self.bits }
     }
 
     /// The byte at which the field starts.
-    pub(crate) const fn byte(self) -> usize {
+    #[must_use]
+    pub const fn byte(self) -> usize {
         self.bit / 8
     }
 }
 
 /// The value of `field` in `bytes`.
-pub(crate) fn get(bytes: &[u8], field: Field) -> u64 {
+#[must_use]
+pub fn get(bytes: &[u8], field: Field) -> u64 {
     let first = field.byte();
     let last = (field.bit + field.bits).div_ceil(8);
     let mut value = 0u128;
@@ -40,17 +45,19 @@ pub(crate) fn get(bytes: &[u8], field: Field) -> u64 {
 }
 
 /// The value of a field of at most 32 bits.
-pub(crate) fn get32(bytes: &[u8], field: Field) -> u32 {
+#[must_use]
+pub fn get32(bytes: &[u8], field: Field) -> u32 {
     u32::try_from(get(bytes, field)).unwrap_or(u32::MAX)
 }
 
 /// Is the one-bit `field` set?
-pub(crate) fn flag(bytes: &[u8], field: Field) -> bool {
+#[must_use]
+pub fn flag(bytes: &[u8], field: Field) -> bool {
     get(bytes, field) != 0
 }
 
 /// Puts `value` into `field`.
-pub(crate) fn set(bytes: &mut [u8], field: Field, value: u64) {
+pub fn set(bytes: &mut [u8], field: Field, value: u64) {
     for k in 0..field.bits {
         let bit = field.bit + k;
         if let Some(byte) = bytes.get_mut(bit / 8) {
@@ -61,19 +68,20 @@ pub(crate) fn set(bytes: &mut [u8], field: Field, value: u64) {
 }
 
 /// The bytes from the start of `field` to its end, or to the end of `bytes`.
-pub(crate) fn part(bytes: &[u8], field: Field) -> &[u8] {
+#[must_use]
+pub fn part(bytes: &[u8], field: Field) -> &[u8] {
     let rest = bytes.get(field.byte()..).unwrap_or(&[]);
     if field.bits == 0 { rest } else { rest.get(..field.bits / 8).unwrap_or(rest) }
 }
 
 /// As [`part`], to write to.
-pub(crate) fn part_mut(bytes: &mut [u8], field: Field) -> &mut [u8] {
+pub fn part_mut(bytes: &mut [u8], field: Field) -> &mut [u8] {
     let end = if field.bits == 0 { bytes.len() } else { bytes.len().min(field.byte() + field.bits / 8) };
     bytes.get_mut(field.byte()..end).unwrap_or(&mut [])
 }
 
 /// Copies one field from structure to structure of the same type.
-pub(crate) fn copy(from: &[u8], to: &mut [u8], field: Field) {
+pub fn copy(from: &[u8], to: &mut [u8], field: Field) {
     let mut at = 0;
     while at < field.bits {
         let piece = Field::new(field.bit + at, (field.bits - at).min(64));
@@ -85,7 +93,8 @@ pub(crate) fn copy(from: &[u8], to: &mut [u8], field: Field) {
 macro_rules! big_endian {
     ($($(#[$doc:meta])* $name:ident: $int:ty),*) => { $(
         $(#[$doc])*
-        pub(crate) fn $name(bytes: &[u8], at: usize) -> $int {
+        #[must_use]
+        pub fn $name(bytes: &[u8], at: usize) -> $int {
             bytes.get(at..at + size_of::<$int>()).and_then(|b| b.try_into().ok()).map_or(0, <$int>::from_be_bytes)
         }
     )* };
@@ -101,47 +110,63 @@ big_endian! {
 }
 
 /// Puts `what` at byte `at`, if it fits.
-pub(crate) fn put(bytes: &mut [u8], at: usize, what: &[u8]) {
+pub fn put(bytes: &mut [u8], at: usize, what: &[u8]) {
     if let Some(to) = bytes.get_mut(at..at + what.len()) {
         to.copy_from_slice(what);
     }
 }
 
 /// Physical addresses of a list of pages (the low 12 bits are flags).
-pub(crate) fn pages(list: &[u8]) -> Vec<u64> {
+#[must_use]
+pub fn pages(list: &[u8]) -> Vec<u64> {
     list.chunks_exact(8).map(|entry| be64(entry, 0) & !0xfff).collect()
 }
 
 /// The status of a command, as its output's first byte says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Status {
+pub enum Status {
+    /// It failed inside.
     InternalError = 0x01,
+    /// There is no such command.
     BadOpcode = 0x02,
+    /// A parameter is wrong.
     BadParameter = 0x03,
+    /// Not in this state of the device.
     BadSystemState = 0x04,
+    /// There is no such object, or not of that kind.
     BadResource = 0x05,
+    /// The object is in use.
     ResourceBusy = 0x06,
+    /// More than the device has.
     ExceedsLimit = 0x08,
+    /// Not in this state of the object.
     BadResourceState = 0x09,
+    /// There is no such entry.
     BadIndex = 0x0a,
+    /// None is left.
     NoResources = 0x0f,
+    /// Not in this state of the queue pair.
     BadQpState = 0x10,
+    /// More completions wait than the new queue holds.
     BadSizeOutstandingCqes = 0x40,
+    /// The command is too short.
     BadInputLength = 0x50,
+    /// There is no room for the answer.
     BadOutputLength = 0x51,
 }
 
 /// The name of a command.
-pub(crate) fn opcode_name(opcode: u16) -> &'static str {
+#[must_use]
+pub fn opcode_name(opcode: u16) -> &'static str {
     layouts::OPCODES.iter().find(|(value, _)| *value == opcode).map_or("UNKNOWN", |(_, name)| name)
 }
 
 #[allow(
-    dead_code,
-    reason = "written out whole by build.rs, so that a field is there when a command comes to need it"
+    missing_docs,
+    reason = "written out whole by build.rs, under the names that the layouts have everywhere else"
 )]
-pub(crate) mod layouts {
+pub mod layouts {
     use super::Field;
     include!(concat!(env!("OUT_DIR"), "/layouts.rs"));
 }

@@ -7,7 +7,7 @@ use crate::journal::{Journal, Record};
 use crate::memory::PAGE;
 use crate::pci::Identity;
 use crate::script::Triggers;
-use crate::transport::{Progress, Wire};
+use crate::transport::{Outgoing, Progress, Wire};
 
 /// Everything, behind one lock.
 #[derive(Debug)]
@@ -18,6 +18,12 @@ pub(crate) struct World {
     start: Instant,
     /// When something was last done.
     active: u64,
+    /// Messages for other processes, where there are any.
+    pub(crate) beyond: Option<Vec<Outgoing>>,
+    /// Messages that left this process so far.
+    pub(crate) posted: u64,
+    /// Commands that triggers made due, where somebody else runs them. While there are any, nothing is executed.
+    pub(crate) outside: Option<Vec<String>>,
 }
 
 /// Work requests that a queue pair may execute before another has its turn.
@@ -36,6 +42,9 @@ impl World {
             env: Env { now: 0, journal, triggers: Triggers::default() },
             start: Instant::now(),
             active: 0,
+            beyond: None,
+            posted: 0,
+            outside: None,
         }
     }
 
@@ -91,7 +100,7 @@ impl World {
         for qpn in std::mem::take(&mut target.ready) {
             let mut progress = Progress::Again;
             for _ in 0..TURN {
-                if progress != Progress::Again {
+                if progress != Progress::Again || self.is_halted() {
                     break;
                 }
                 progress = self.step(device, qpn);
@@ -113,8 +122,17 @@ impl World {
         next
     }
 
+    /// Does somebody have to run commands before anything else may happen?
+    pub(crate) fn is_halted(&self) -> bool {
+        self.outside.as_ref().is_some_and(|commands| !commands.is_empty())
+    }
+
     /// Runs the commands that triggers made due.
     pub(crate) fn run_triggered(&mut self) {
+        if let Some(outside) = &mut self.outside {
+            outside.append(&mut self.env.triggers.take_due());
+            return;
+        }
         for command in self.env.triggers.take_due() {
             if let Err(error) = self.command(&command) {
                 self.env.record(0, &Record::Finding(format_args!("script: '{command}': {error}")));

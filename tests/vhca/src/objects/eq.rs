@@ -5,18 +5,30 @@ use super::Buffer;
 /// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum EventType {
+pub enum EventType {
+    /// Completions.
     Completion = 0x00,
+    /// The first message came before the transition to RTS.
     CommunicationEstablished = 0x02,
+    /// A send queue is drained.
     SendQueueDrained = 0x03,
+    /// A completion queue overran.
     CqError = 0x04,
+    /// A work queue is broken.
     WqCatastrophe = 0x05,
+    /// The port changed.
     PortChange = 0x09,
+    /// Commands are done.
     CommandDone = 0x0a,
+    /// A peer sent what a queue pair does not take.
     InvalidRequest = 0x10,
+    /// A peer touched what it may not.
     AccessViolation = 0x11,
+    /// A shared receive queue is broken.
     SrqCatastrophe = 0x12,
+    /// A queue pair takes no more from its shared receive queue.
     LastWqeReached = 0x13,
+    /// A shared receive queue ran below its limit.
     SrqLimit = 0x14,
 }
 
@@ -43,10 +55,14 @@ impl EventType {
 /// What happened to the port, as an event's subtype says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum PortChange {
+pub enum PortChange {
+    /// It is down.
     Down = 1,
+    /// It is up.
     Active = 4,
+    /// It has another LID.
     Lid = 6,
+    /// It has another GUID.
     Guid = 8,
 }
 

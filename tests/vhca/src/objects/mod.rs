@@ -4,6 +4,7 @@
 //! or key of a destroyed object never names a new one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 pub(crate) mod cq;
 pub(crate) mod eq;
@@ -168,8 +169,8 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    /// Empty tables of a device whose BAR has `uars` doorbell pages.
-    pub(crate) const fn new(uars: u32) -> Objects {
+    /// Empty tables of a device whose BAR has `uars` doorbell pages and which gives out queue pair numbers of `qps`.
+    pub(crate) const fn new(uars: u32, qps: &Range<u32>) -> Objects {
         Objects {
             uars: Ids::new(FIRST_UAR, uars),
             pds: Ids::new(1, 1 << 16),
@@ -179,7 +180,7 @@ impl Objects {
             mkeys: Table::new(0x100, 1 << 20),
             eqs: Table::new(1, 64),
             cqs: Table::new(1, 1 << 16),
-            qps: Table::new(0x40, 1 << 18),
+            qps: Table::new(qps.start, qps.end),
             srqs: Table::new(1, 1 << 16),
             groups: BTreeMap::new(),
         }

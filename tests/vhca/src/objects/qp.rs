@@ -60,6 +60,9 @@ pub(crate) struct SendQueue {
     pub(crate) under_way: bool,
     /// It was executed by the peer, but the answer was lost: executing it again is a duplicate.
     pub(crate) answer: Option<crate::transport::Reply>,
+    /// It is under way to another process: what the answer will be named by, and the answer once it is there.
+    pub(crate) awaited: Option<u64>,
+    pub(crate) came: Option<crate::transport::Reply>,
 }
 
 impl SendQueue {
@@ -76,6 +79,8 @@ impl SendQueue {
             rnr_retries: 0,
             under_way: false,
             answer: None,
+            awaited: None,
+            came: None,
         }
     }
 
@@ -253,6 +258,8 @@ impl Qp {
             queue.rnr_retries = rnr_retries;
             queue.under_way = false;
             queue.answer = None;
+            queue.awaited = None;
+            queue.came = None;
         }
     }
 

@@ -2,11 +2,13 @@
 //!
 //! A work request becomes one [`Message`], whatever its length; the wire carries it to the device that has its
 //! destination, and brings the [`Reply`] back. `requester` is the sending side, `responder` the receiving one,
-//! `receives` the queues that messages are received from, and `flush` what happens to a queue pair in error.
+//! `receives` the queues that messages are received from, `flush` what happens to a queue pair in error, and `coding` the
+//! form in which messages leave this process.
 
 use crate::objects::cq::Syndrome;
 use crate::wqe::{Atomic, Remote, Route};
 
+mod coding;
 mod flush;
 mod receives;
 mod requester;
@@ -15,6 +17,19 @@ mod wire;
 
 pub(crate) use requester::Progress;
 pub(crate) use wire::Wire;
+
+/// A message for a queue pair that is not of this process.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The device that sends it.
+    pub device: usize,
+    /// The queue pair that it is for; `None`: those of a multicast group.
+    pub to: Option<u32>,
+    /// The queue pair that waits for the answer, and what names the answer; `None`: nobody waits.
+    pub awaited: Option<(u32, u64)>,
+    /// The message.
+    pub bytes: Vec<u8>,
+}
 
 /// What a datagram says of its way.
 #[derive(Clone, Debug)]
@@ -49,6 +64,13 @@ pub(crate) struct Message {
     pub(crate) body: Body,
 }
 
+impl Message {
+    /// Is it for all queue pairs of a group?
+    pub(crate) fn is_multicast(&self) -> bool {
+        matches!(&self.body, Body::Send { datagram: Some(Datagram { multicast: true, .. }), .. })
+    }
+}
+
 /// What comes back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
@@ -60,4 +82,6 @@ pub(crate) enum Reply {
     Refused(Syndrome),
     /// Nothing.
     Silence,
+    /// It is under way to another process, and the answer will come.
+    Awaited,
 }

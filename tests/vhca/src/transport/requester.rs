@@ -1,7 +1,7 @@
 //! The sending side: executes the work requests of a send queue, in order.
 
 use super::wire::Fate;
-use super::{Body, Datagram, Message, Reply};
+use super::{Body, Datagram, Message, Outgoing, Reply};
 use crate::device::{Device, Env};
 use crate::journal::Record;
 use crate::memory::Unmapped;
@@ -61,9 +61,12 @@ impl World {
         if self.wire.delay > 0 && sender.leaves(qpn, &request) && sender.depart(qpn) {
             return Progress::Until(env.now + self.wire.delay);
         }
-        let outcome = match &request.operation {
-            Operation::Nop => Ok(Reply::Done(Vec::new())),
-            Operation::Register(change) => sender.register(qpn, change).map(|()| Reply::Done(Vec::new())),
+        let outcome = match (sender.take_answer(qpn), &request.operation) {
+            (Some(answer), _) => Ok(answer),
+            (None, Operation::Nop) => Ok(Reply::Done(Vec::new())),
+            (None, Operation::Register(change)) => {
+                sender.register(qpn, change).map(|()| Reply::Done(Vec::new()))
+            }
             _ => sender.message(qpn, &request).map(|message| self.carry(device, qpn, message)),
         };
         let Some(sender) = self.devices.get_mut(device) else { return Progress::Idle };
@@ -92,8 +95,7 @@ impl World {
                 }
             };
         }
-        let multicast =
-            matches!(&message.body, Body::Send { datagram: Some(Datagram { multicast: true, .. }), .. });
+        let multicast = message.is_multicast();
         let local = local_lid.is_some_and(|(lid, _)| lid == message.destination_lid);
         if local_lid.is_none_or(|(_, up)| !up) {
             return Reply::Silence;
@@ -103,8 +105,11 @@ impl World {
             return Reply::Silence;
         }
         let mut reply = Reply::Silence;
+        if self.leaves_process(&message, multicast) {
+            reply = self.post(from, qpn, &message, multicast);
+        }
         for device in &mut self.devices {
-            if multicast || device.port.lid == message.destination_lid {
+            if multicast || device.port.lid == message.destination_lid && reply == Reply::Silence {
                 reply = device.receive(&mut self.env, &message);
             }
         }
@@ -115,6 +120,50 @@ impl World {
             return Reply::Silence;
         }
         reply
+    }
+
+    /// Is a message for a queue pair that another process has?
+    fn leaves_process(&self, message: &Message, multicast: bool) -> bool {
+        let here = |device: &Device| {
+            device.port.lid == message.destination_lid
+                && device.objects.qps.get(message.destination_qpn).is_some()
+        };
+        self.beyond.is_some() && (multicast || !self.devices.iter().any(here))
+    }
+
+    /// Hands a message to whoever carries it to other processes.
+    fn post(&mut self, device: usize, qpn: u32, message: &Message, multicast: bool) -> Reply {
+        let Some(beyond) = &mut self.beyond else { return Reply::Silence };
+        self.posted += 1;
+        let name = self.posted;
+        let qp = self.devices.get_mut(device).and_then(|device| device.objects.qps.get_mut(qpn));
+        let reliable = |qp: &&mut Qp| matches!(qp.service, Service::Rc | Service::XrcInitiator);
+        let queue = qp.filter(reliable).and_then(|qp| qp.send.as_mut());
+        let to = (!multicast).then_some(message.destination_qpn);
+        let mut outgoing = Outgoing { device, to, awaited: None, bytes: message.encode() };
+        let reply = match queue {
+            None => Reply::Silence,
+            Some(queue) => {
+                queue.awaited = Some(name);
+                outgoing.awaited = Some((qpn, name));
+                Reply::Awaited
+            }
+        };
+        beyond.push(outgoing);
+        reply
+    }
+
+    /// The answer to a message that left the process, or `Silence` if nobody was there. One that nobody waits for any more
+    /// is forgotten.
+    pub(crate) fn answered(&mut self, device: usize, qpn: u32, name: u64, reply: Reply) {
+        let Some(device) = self.devices.get_mut(device) else { return };
+        let Some(queue) = device.objects.qps.get_mut(qpn).and_then(|qp| qp.send.as_mut()) else { return };
+        if queue.awaited == Some(name) {
+            queue.awaited = None;
+            queue.came = Some(reply);
+            queue.wait_until = 0;
+            device.ready.insert(qpn);
+        }
     }
 
     fn keep_answer(&mut self, device: usize, qpn: u32, answer: Reply) {
@@ -186,6 +235,11 @@ impl Device {
                 Head::Malformed(Control { index, ..control }, Syndrome::LocalOperation)
             }
         }
+    }
+
+    /// Takes the answer that came from another process for the request at the head.
+    fn take_answer(&mut self, qpn: u32) -> Option<Reply> {
+        self.objects.qps.get_mut(qpn)?.send.as_mut()?.came.take()
     }
 
     /// Does a request go out on the wire, rather than to the device itself?
@@ -315,6 +369,12 @@ impl Device {
             _ if !reliable => self.succeed(env, qpn, request, 0, None),
             Reply::Refused(syndrome) => self.fail(env, qpn, request, syndrome),
             Reply::NotReady(delay) => self.try_again(env, qpn, request, Some(delay)),
+            Reply::Awaited => {
+                if let Some(queue) = &mut qp.send {
+                    queue.wait_until = FOREVER;
+                }
+                Progress::Until(FOREVER)
+            }
             Reply::Silence => self.try_again(env, qpn, request, None),
         }
     }
