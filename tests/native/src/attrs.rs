@@ -29,6 +29,12 @@ struct Attr {
     data: u64,
 }
 
+impl Header {
+    pub(crate) fn driver_id(self) -> u32 {
+        self.driver_id
+    }
+}
+
 const VALID_OUTPUT: u16 = 2;
 /// Bytes that travel in the attribute itself.
 const INLINE: usize = 8;
@@ -115,6 +121,12 @@ impl Attrs {
         self.handle_or_none(id)?.ok_or(Errno(libc::EINVAL))
     }
 
+    /// A descriptor, if it was given.
+    pub(crate) fn fd_or_none(&self, id: u16) -> Result<Option<i32>, Errno> {
+        let fd = |attr: &Attr| i32::try_from(attr.data.cast_signed()).map_err(|_| Errno(libc::EINVAL));
+        self.find(id).map(|(_, attr)| fd(attr)).transpose()
+    }
+
     /// Fills an output attribute, if it was given: as much as there is room for, the rest of the room with zeroes.
     pub(crate) fn output(&mut self, id: u16, from: &[u8]) -> Result<(), Errno> {
         let Some((index, attr)) = self.find(id) else { return Ok(()) };
@@ -163,6 +175,9 @@ impl Attrs {
 #[derive(Debug, Default)]
 pub(crate) struct Write {
     pub(crate) input: Vec<u8>,
+    pub(crate) udata_in: Vec<u8>,
+    /// Room for driver data in the answer.
+    pub(crate) udata_room: usize,
     pub(crate) output: Vec<u8>,
     pub(crate) udata_out: Vec<u8>,
 }
@@ -181,6 +196,117 @@ impl Write {
     /// Answers with driver data.
     pub(crate) fn answer_udata<T: IntoBytes + Immutable>(&mut self, value: &T) {
         self.udata_out = value.as_bytes().to_vec();
+    }
+}
+
+/// A command that came by `write(2)`.
+#[derive(Debug)]
+pub(crate) struct WriteCommand {
+    pub(crate) number: u32,
+    input: Vec<u8>,
+    udata_in: Vec<u8>,
+    /// Where the answer goes, and the room there for each part.
+    response: u64,
+    room: usize,
+    udata_room: usize,
+}
+
+/// Bytes of a command's own struct and of its answer's, where the form does not say.
+fn lengths(command: u32) -> Option<(usize, usize)> {
+    use crate::uapi::write::*;
+    Some(match command {
+        GET_CONTEXT => (8, 8),
+        QUERY_DEVICE => (8, 176),
+        QUERY_PORT => (16, 40),
+        ALLOC_PD => (8, 4),
+        DEALLOC_PD | DESTROY_AH | DEREG_MR | DEALLOC_MW | CLOSE_XRCD => (4, 0),
+        CREATE_AH => (56, 4),
+        REG_MR => (40, 12),
+        REREG_MR => (48, 8),
+        ALLOC_MW => (16, 8),
+        CREATE_COMP_CHANNEL => (8, 4),
+        RESIZE_CQ => (16, 8),
+        DESTROY_CQ => (16, 8),
+        QUERY_QP => (16, 128),
+        MODIFY_QP => (112, 0),
+        DESTROY_QP | DESTROY_SRQ => (16, 4),
+        ATTACH_MCAST | DETACH_MCAST => (24, 0),
+        MODIFY_SRQ => (16, 0),
+        QUERY_SRQ => (16, 16),
+        OPEN_XRCD => (16, 4),
+        OPEN_QP => (32, 32),
+        _ => return None,
+    })
+}
+
+impl WriteCommand {
+    /// Reads `struct ib_uverbs_cmd_hdr` and what follows it.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<WriteCommand, Errno> {
+        use crate::uapi::write::EXTENDED;
+        const HEADER: usize = 8;
+        const EXTENDED_HEADER: usize = 24;
+        let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+        let half = |at: usize| bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes);
+        let long = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_ne_bytes);
+        let short = Errno(libc::EINVAL);
+        let number = word(0).ok_or(short)?;
+        let (in_words, out_words) = (usize::from(half(4).ok_or(short)?), usize::from(half(6).ok_or(short)?));
+        let part = |from: usize, len: usize| bytes.get(from..from + len).map(<[u8]>::to_vec).ok_or(short);
+        if number & EXTENDED != 0 {
+            let (provider_in, provider_out) =
+                (usize::from(half(16).ok_or(short)?), usize::from(half(18).ok_or(short)?));
+            if bytes.len() != EXTENDED_HEADER + (in_words + provider_in) * 8 {
+                return Err(short);
+            }
+            return Ok(WriteCommand {
+                number,
+                input: part(EXTENDED_HEADER, in_words * 8)?,
+                udata_in: part(EXTENDED_HEADER + in_words * 8, provider_in * 8)?,
+                response: long(8).ok_or(short)?,
+                room: out_words * 8,
+                udata_room: provider_out * 8,
+            });
+        }
+        let (len, answer) = lengths(number).ok_or(Errno(libc::EOPNOTSUPP))?;
+        if bytes.len() != in_words * 4 || bytes.len() < HEADER + len || out_words * 4 < answer {
+            return Err(short);
+        }
+        Ok(WriteCommand {
+            number,
+            input: part(HEADER, len)?,
+            udata_in: part(HEADER + len, bytes.len() - HEADER - len)?,
+            response: if answer > 0 { long(HEADER).ok_or(short)? } else { 0 },
+            room: answer,
+            udata_room: out_words * 4 - answer,
+        })
+    }
+
+    /// The command, to be executed.
+    pub(crate) fn call(&self) -> Write {
+        Write {
+            input: self.input.clone(),
+            udata_in: self.udata_in.clone(),
+            udata_room: self.udata_room,
+            ..Write::default()
+        }
+    }
+
+    /// Room for the answer.
+    pub(crate) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Puts the answer where it goes.
+    pub(crate) fn answer(&self, call: &Write) -> Result<(), Errno> {
+        let core = call.output.get(..call.output.len().min(self.room)).unwrap_or(&[]);
+        let udata = call.udata_out.get(..call.udata_out.len().min(self.udata_room)).unwrap_or(&[]);
+        if !core.is_empty() {
+            user::write(self.response, core)?;
+        }
+        if !udata.is_empty() {
+            user::write(self.response + self.room as u64, udata)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! The functions of `include/holdfast_sim.h`, where they are described.
 #![allow(unsafe_code, reason = "functions for C, named as C calls them")]
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::with_exposed_provenance_mut;
 
 use crate::{driver, null};
@@ -66,11 +66,9 @@ fn info(qpn: u32) -> Option<Info> {
         let (_, receive) = context.with_cq(handle, true)?;
         let (rcq, rcdb, rcq_size, rcq_pi) =
             (pointer(receive.buffer), pointer(receive.record), receive.size, receive.producer);
-        let uar = {
-            let (qp, _) = context.with_cq(handle, false)?;
-            let page = qp.uar;
-            context.page_address(page)
-        };
+        let page = context.with_cq(handle, false)?.0.uar;
+        let uar = driver.page_address(page);
+        let (context, handle) = driver.queue_pair(qpn)?;
         let (qp, cq) = context.with_cq(handle, false)?;
         Some(Info {
             sq: pointer(qp.send_queue),
@@ -110,4 +108,41 @@ pub unsafe extern "C" fn holdfast_sim_info(qpn: u32, to: *mut Info) -> c_int {
         }
         _ => -1,
     }
+}
+
+/// See the header.
+#[unsafe(no_mangle)]
+pub extern "C" fn holdfast_sim_step() -> c_int {
+    null::step()
+}
+
+/// See the header.
+///
+/// # Safety
+/// `line` is a C string; `answer` is null or has room for `room` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn holdfast_sim_control(
+    line: *const c_char,
+    answer: *mut c_char,
+    room: usize,
+) -> c_int {
+    if line.is_null() {
+        return -1;
+    }
+    // SAFETY: the caller's contract.
+    let line = unsafe { CStr::from_ptr(line) };
+    let (text, status) = match driver::control(&line.to_string_lossy()) {
+        Ok(text) => (text, 0),
+        Err(why) => (why, -1),
+    };
+    if let Some(last) = room.checked_sub(1).filter(|_| !answer.is_null()) {
+        let len = text.len().min(last);
+        // SAFETY: the caller's contract, and the text is cut to the room.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), answer.cast(), len) };
+        // SAFETY: `len` is at most the last byte.
+        let end = unsafe { answer.add(len) };
+        // SAFETY: as above.
+        unsafe { end.write(0) };
+    }
+    status
 }

@@ -1,29 +1,45 @@
 //! The descriptors of this process that are ours, and what stands behind each.
 
 use std::collections::BTreeMap;
-use std::os::fd::RawFd;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
 use crate::driver::{self, ContextId};
+use crate::event::EventFile;
 
 /// What a descriptor of ours is.
 #[derive(Clone, Debug)]
 pub(crate) enum File {
     /// A uverbs device, opened.
     Command(Arc<Opened>),
+    /// An event file.
+    Event(Arc<EventFile>),
 }
 
-/// One opening of a device; the last descriptor of it that is closed ends it.
+/// One opening of a device, and the device's number; the last descriptor of it that is closed ends it.
 #[derive(Debug)]
-pub(crate) struct Opened(pub(crate) ContextId);
+pub(crate) struct Opened(pub(crate) ContextId, pub(crate) u32);
 
 impl Drop for Opened {
     fn drop(&mut self) {
         driver::close(self.0);
     }
+}
+
+/// Holds the lock while the process forks.
+pub(crate) fn before_fork() {
+    let _held = ManuallyDrop::new(FILES.write());
+}
+
+/// Gives it back, in both processes.
+#[allow(unsafe_code, reason = "the lock was taken by before_fork and its guard forgotten")]
+pub(crate) fn after_fork() {
+    // SAFETY: `before_fork` locked it, in this thread or the one that it is a copy of.
+    unsafe { FILES.force_unlock_write() };
 }
 
 static FILES: RwLock<BTreeMap<RawFd, File>> = RwLock::new(BTreeMap::new());
@@ -56,6 +72,11 @@ pub(crate) fn insert(fd: RawFd, file: File) {
     }
     let before = FILES.write().insert(fd, file);
     drop(before);
+}
+
+/// As [`insert`], of a descriptor that is still ours to close.
+pub(crate) fn insert_owned(fd: &OwnedFd, file: File) {
+    insert(fd.as_raw_fd(), file);
 }
 
 /// The descriptor is closed, or becomes something else.

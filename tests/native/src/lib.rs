@@ -3,20 +3,27 @@
 //!
 //! From the program inwards:
 //!
-//! * `preload`: the C library's functions that are taken over; `next`: those functions themselves.
-//! * `files`: which descriptors of the process are ours.
+//! * `preload`: the C library's functions that are taken over; `next`: those functions themselves, and other system calls.
+//! * `files`: which descriptors of the process are ours; `event`: those that give events.
 //! * `sysfs`: what the program finds under `/sys/class/infiniband`.
 //! * `attrs`, `uapi`, `user`: commands as the program hands them over: attributes, structs, memory.
-//! * `driver`: the commands, and the objects that they make.
-//! * `null`: the engine that walks queues when told to.
+//! * `driver`: the commands, the objects that they make, and faults. It drives devices of the crate `vhca`, which are in this
+//!   process, too, as the kernel's drivers drive those of a guest.
+//! * `engine`: the thread that has the devices work; `net`: the wire to other processes; `clock`: what programs read of it.
+//! * `null`: the engine that walks queues when told to, and does nothing else.
 //! * `c`: the functions of `include/holdfast_sim.h`.
 //!
-//! One lock holds all objects; a command, a step of an engine and a fault each take it once.
+//! One lock holds all objects; a command, a look of the engine and a fault each take it once.
 
 mod attrs;
 pub mod c;
+mod clock;
+mod config;
 mod driver;
+mod engine;
+mod event;
 mod files;
+pub mod net;
 mod next;
 mod null;
 pub mod preload;

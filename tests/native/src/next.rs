@@ -4,7 +4,12 @@
 #![allow(unsafe_code, reason = "functions of the C library, found by name")]
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicPtr, Ordering};
+
+use std::time::Duration;
+
+use crate::Errno;
 
 /// One function, once found.
 struct Symbol {
@@ -71,6 +76,8 @@ next! {
     opendir(path: *const c_char) -> *mut libc::DIR, std::ptr::null_mut();
     /// `stat(2)`.
     stat(path: *const c_char, to: *mut libc::stat) -> c_int, -1;
+    /// `fstat(2)`.
+    fstat(fd: c_int, to: *mut libc::stat) -> c_int, -1;
     /// `lstat(2)`.
     lstat(path: *const c_char, to: *mut libc::stat) -> c_int, -1;
     /// `access(2)`.
@@ -86,6 +93,15 @@ next! {
     /// `mmap(2)`.
     mmap(at: *mut c_void, len: usize, prot: c_int, flags: c_int, fd: c_int, offset: libc::off_t) -> *mut c_void,
         libc::MAP_FAILED;
+    /// `munmap(2)`.
+    munmap(at: *mut c_void, len: usize) -> c_int, -1;
+    /// `mremap(2)`.
+    mremap(at: *mut c_void, len: usize, new_len: usize, flags: c_int, to: *mut c_void) -> *mut c_void,
+        libc::MAP_FAILED;
+    /// `read(2)`.
+    read(fd: c_int, to: *mut c_void, len: usize) -> isize, -1;
+    /// `write(2)`.
+    write(fd: c_int, from: *const c_void, len: usize) -> isize, -1;
     /// `close(2)`.
     close(fd: c_int) -> c_int, -1;
     /// `dup2(2)`.
@@ -98,13 +114,175 @@ next! {
     fcntl(fd: c_int, command: c_int, arg: c_long) -> c_int, -1;
 }
 
-/// A descriptor on which nothing ever happens.
-pub(crate) fn event() -> Result<c_int, crate::Errno> {
-    // SAFETY: no pointers.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    if fd < 0 {
-        Err(crate::Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EMFILE)))
-    } else {
-        Ok(fd)
+fn failed() -> Errno {
+    Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// A descriptor that a system call gave.
+fn owned(fd: c_int) -> Result<OwnedFd, Errno> {
+    // SAFETY: the system just gave it to us.
+    if fd < 0 { Err(failed()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) }
+}
+
+/// A pair of datagram sockets, close-on-exec.
+pub(crate) fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let mut fds = [-1; 2];
+    // SAFETY: the array has the two places that are filled.
+    let done = unsafe {
+        libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
+    };
+    if done < 0 {
+        return Err(failed());
     }
+    let [first, second] = fds;
+    Ok((owned(first)?, owned(second)?))
+}
+
+/// Another descriptor of the same file, close-on-exec.
+pub(crate) fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers.
+    owned(unsafe { fcntl(fd, libc::F_DUPFD_CLOEXEC, 0) })
+}
+
+/// Sends a datagram of one byte.
+pub(crate) fn send_byte(socket: RawFd) -> Result<(), Errno> {
+    let byte = 0u8;
+    // SAFETY: the byte lives here.
+    let sent =
+        unsafe { libc::send(socket, (&raw const byte).cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
+    if sent == 1 { Ok(()) } else { Err(failed()) }
+}
+
+fn receive(socket: RawFd, flags: c_int) -> Result<(), Errno> {
+    let mut byte = 0u8;
+    // SAFETY: the byte lives here.
+    let received = unsafe { libc::recv(socket, (&raw mut byte).cast(), 1, flags) };
+    if received < 0 { Err(failed()) } else { Ok(()) }
+}
+
+/// Takes a datagram, if there is one.
+pub(crate) fn take_byte(socket: RawFd) {
+    // There is none where a reader in another process took it.
+    let _ = receive(socket, libc::MSG_DONTWAIT);
+}
+
+/// Waits as `read(2)` of the socket waits (non-blocking mode, signals), and takes nothing.
+pub(crate) fn wait_for_byte(socket: RawFd) -> Result<(), Errno> {
+    receive(socket, libc::MSG_PEEK)
+}
+
+/// Disconnects a socket that has an unread datagram: its peer's poll reports an error.
+pub(crate) fn disconnect(socket: RawFd) {
+    let nobody = libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let len = size_of::<libc::sa_family_t>() as libc::socklen_t;
+    // SAFETY: the address lives here. Disconnecting a connected socket does not fail.
+    unsafe { libc::connect(socket, &raw const nobody, len) };
+}
+
+/// A file of zeroes that only memory holds.
+pub(crate) fn memory_file(len: u64) -> Result<OwnedFd, Errno> {
+    // SAFETY: the name is a C string.
+    let file = owned(unsafe { libc::memfd_create(c"holdfast-sim".as_ptr(), libc::MFD_CLOEXEC) })?;
+    let len = libc::off_t::try_from(len).map_err(|_| Errno(libc::EFBIG))?;
+    // SAFETY: no pointers.
+    if unsafe { libc::ftruncate(file.as_raw_fd(), len) } < 0 { Err(failed()) } else { Ok(file) }
+}
+
+/// Maps a page of a file where the program wants it, or anywhere.
+pub(crate) fn map_shared(
+    at: *mut c_void,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+    file: RawFd,
+    offset: u64,
+) -> Result<*mut c_void, Errno> {
+    let offset = libc::off_t::try_from(offset).map_err(|_| Errno(libc::EOVERFLOW))?;
+    // SAFETY: what it replaces, with MAP_FIXED, is the program's own wish.
+    let place = unsafe { mmap(at, len, prot, flags, file, offset) };
+    if place == libc::MAP_FAILED { Err(failed()) } else { Ok(place) }
+}
+
+/// Puts a file's first page, or zeroes, over a mapping of ours in the program, for all its threads at once.
+pub(crate) fn map_over(address: usize, len: usize, prot: c_int, file: Option<&OwnedFd>) -> Result<(), Errno> {
+    let at = std::ptr::with_exposed_provenance_mut(address);
+    let (kind, fd) = match file {
+        Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
+        None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+    };
+    // SAFETY: the range is one that the program mapped of us and has not unmapped; it is memory before and after.
+    let place = unsafe { mmap(at, len, prot, kind | libc::MAP_FIXED, fd, 0) };
+    if place == libc::MAP_FAILED { Err(failed()) } else { Ok(()) }
+}
+
+/// What tells a file from all others.
+pub(crate) fn identity(fd: RawFd) -> Result<(u64, u64), Errno> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the struct lives here.
+    if unsafe { fstat(fd, stat.as_mut_ptr()) } < 0 {
+        return Err(Errno(libc::EBADF));
+    }
+    // SAFETY: it was just filled.
+    let stat = unsafe { stat.assume_init() };
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// The user of this process.
+pub(crate) fn user() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { libc::getuid() }
+}
+
+/// The user of a socket's peer.
+pub(crate) fn peer_user(socket: RawFd) -> Option<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the struct and its length live here.
+    let done = unsafe {
+        libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_PEERCRED, (&raw mut peer).cast(), &raw mut len)
+    };
+    (done == 0).then_some(peer.uid)
+}
+
+/// Waits for descriptors, at most so long.
+pub(crate) fn wait(fds: &mut [libc::pollfd], pause: Duration) {
+    let time = libc::timespec {
+        tv_sec: libc::time_t::try_from(pause.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: pause.subsec_nanos().into(),
+    };
+    // SAFETY: descriptors and time live here. Whatever it says, everything is looked at again.
+    unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const time, std::ptr::null()) };
+}
+
+/// Lets this thread's sleeps be as short as they are asked for.
+pub(crate) fn precise_sleep() {
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as c_ulong, 0, 0, 0) };
+}
+
+/// Does something with all signals blocked, so that a thread made by it runs no handler of the program.
+pub(crate) fn without_signals<T>(work: impl FnOnce() -> T) -> T {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    let mut before = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the set lives here.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: both sets live here, and the first was just filled.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+    let result = work();
+    // SAFETY: filled by the call above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), std::ptr::null_mut()) };
+    result
+}
+
+/// Registers what happens at a fork.
+pub(crate) fn at_fork(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
+    // SAFETY: functions of this library, which is never unloaded. Without memory for it, forks are not looked after.
+    unsafe { libc::pthread_atfork(Some(before), Some(parent), Some(child)) };
+}
+
+/// Says something on stderr.
+pub(crate) fn complain(what: &str) {
+    let text = format!("holdfast-sim: {what}\n");
+    // SAFETY: the text lives here. There is nowhere else to say it.
+    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
 }

@@ -9,7 +9,9 @@
 use std::ptr::with_exposed_provenance_mut;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
-use crate::driver::{self, Cq, Qp};
+use crate::config::Engine;
+use crate::driver::{self, Cq, Driver, Qp};
+use crate::engine;
 
 const BLOCK: usize = 64;
 const REQUESTER: u8 = 0;
@@ -96,9 +98,32 @@ fn walk(qp: &mut Qp, cq: &mut Cq, most: usize) -> i32 {
     written
 }
 
+/// What the engine is for a live one, here: everything that there is to do, on the caller's thread.
+pub(crate) fn step() -> i32 {
+    let mut steps = 0;
+    loop {
+        let pause = driver::with(|driver| {
+            demand(driver);
+            driver.run()
+        });
+        if !pause.is_zero() {
+            return steps;
+        }
+        steps += 1;
+    }
+}
+
+/// Steps are for processes without the other engine.
+fn demand(driver: &Driver) {
+    if driver.config.engine == Engine::Live {
+        engine::give_up("the null engine is called, but not chosen: set HOLDFAST_SIM_ENGINE=null");
+    }
+}
+
 /// Consumes up to `most` work requests of a send queue; says how many completions that made.
 pub(crate) fn send_queue(number: u32, most: usize) -> i32 {
     driver::with(|driver| {
+        demand(driver);
         let parts = driver.queue_pair(number).and_then(|(context, qp)| context.with_cq(qp, false));
         parts.map_or(-1, |(qp, cq)| walk(qp, cq, most))
     })
@@ -107,6 +132,7 @@ pub(crate) fn send_queue(number: u32, most: usize) -> i32 {
 /// Completes all receives posted.
 pub(crate) fn receive_queue(number: u32, bytes: u32) -> i32 {
     driver::with(|driver| {
+        demand(driver);
         let parts = driver.queue_pair(number).and_then(|(context, qp)| context.with_cq(qp, true));
         let Some((qp, cq)) = parts else { return -1 };
         let (produced, mut written) = (record(qp.record, 0), 0);
@@ -155,6 +181,7 @@ pub(crate) fn flush(number: u32, what: i32) {
     const SENDS: i32 = 2;
     const DEMOTE: i32 = 4;
     driver::with(|driver| {
+        demand(driver);
         let parts = driver.queue_pair(number).and_then(|(context, qp)| context.with_cq(qp, false));
         let Some((qp, cq)) = parts else { return };
         let each = |start: u64, len: usize, work: fn(*mut u8)| {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::files::{File, Opened};
 use crate::next::{self, set_errno};
-use crate::{Errno, driver, files, sysfs, uapi};
+use crate::{Errno, driver, files, sysfs, uapi, user};
 
 /// A path as the C library shall see it.
 enum Place {
@@ -60,7 +60,7 @@ unsafe fn open_any(dir: c_int, path: *const c_char, flags: c_int, mode: libc::mo
     let place = unsafe { Place::of(path) };
     let opened = match place {
         Place::Node(number) => match driver::open(number) {
-            Ok(id) => Some(Arc::new(Opened(id))),
+            Ok(id) => Some(Arc::new(Opened(id, number))),
             Err(errno) => return fail(errno),
         },
         _ => None,
@@ -88,22 +88,92 @@ unsafe fn map(
         // SAFETY: the caller's contract.
         return unsafe { next::mmap(at, len, prot, flags, fd, offset) };
     };
-    let (prot, flags) = (prot | libc::PROT_READ, (flags & !libc::MAP_SHARED) | libc::MAP_PRIVATE);
-    let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
-    // SAFETY: the caller's contract, but for what is mapped.
-    let place = unsafe { next::mmap(at, len, prot, flags, -1, 0) };
-    if place == libc::MAP_FAILED {
-        return place;
-    }
     let offset = u64::try_from(offset).unwrap_or(u64::MAX);
-    if let Err(errno) = driver::mapped(opened.0, offset, place.expose_provenance() as u64) {
-        // SAFETY: the mapping is this function's own.
-        unsafe { libc::munmap(place, len) };
-        fail(errno);
-        return libc::MAP_FAILED;
+    match driver::map(opened.0, at, len, prot, flags, offset) {
+        Ok(place) => place,
+        Err(errno) => {
+            fail(errno);
+            libc::MAP_FAILED
+        }
     }
-    place
 }
+
+/// # Safety
+/// As of `stat`.
+unsafe fn look(path: *const c_char, to: *mut libc::stat, links: bool) -> c_int {
+    // SAFETY: the caller's contract.
+    let place = unsafe { Place::of(path) };
+    if let Place::Node(number) = place {
+        // SAFETY: the caller's contract.
+        return unsafe { describe(driver::exists(number).then_some(number), to) };
+    }
+    // SAFETY: the caller's contract; our own paths are C strings, too.
+    if links { unsafe { next::stat(place.as_ptr(), to) } } else { unsafe { next::lstat(place.as_ptr(), to) } }
+}
+
+/// # Safety
+/// As of `fstat`.
+unsafe fn look_at(fd: c_int, to: *mut libc::stat) -> c_int {
+    match files::get(fd) {
+        // SAFETY: the caller's contract.
+        Some(File::Command(opened)) => unsafe { describe(Some(opened.1), to) },
+        // SAFETY: the caller's contract.
+        _ => unsafe { next::fstat(fd, to) },
+    }
+}
+
+/// A node, as the kernel describes it.
+///
+/// # Safety
+/// `to` points to a `struct stat`.
+unsafe fn describe(number: Option<u32>, to: *mut libc::stat) -> c_int {
+    let Some(number) = number else { return fail(Errno(libc::ENOENT)) };
+    // SAFETY: the caller's contract.
+    let done = unsafe { next::stat(c"/dev/null".as_ptr(), to) };
+    if done == 0 {
+        // SAFETY: the caller's contract; it was just filled.
+        let device = unsafe { &raw mut (*to).st_rdev };
+        // SAFETY: as above.
+        unsafe { device.write(libc::makedev(sysfs::MAJOR, sysfs::FIRST_MINOR + number)) };
+    }
+    done
+}
+
+/// # Safety
+/// As of `read`.
+unsafe fn take(fd: c_int, to: *mut c_void, len: usize) -> isize {
+    let Some(File::Event(file)) = files::get(fd) else {
+        // SAFETY: the caller's contract.
+        return unsafe { next::read(fd, to, len) };
+    };
+    match file.read(fd, len).and_then(|event| {
+        user::write(to.expose_provenance() as u64, &event)?;
+        Ok(event.len())
+    }) {
+        Ok(len) => len.cast_signed(),
+        Err(errno) => fail(errno) as isize,
+    }
+}
+
+/// # Safety
+/// As of `write`.
+unsafe fn give(fd: c_int, from: *const c_void, len: usize) -> isize {
+    match files::get(fd) {
+        // SAFETY: the caller's contract.
+        None => unsafe { next::write(fd, from, len) },
+        Some(File::Event(_)) => fail(Errno(libc::EINVAL)) as isize,
+        Some(File::Command(opened)) => {
+            let bytes = user::read_vec(from.expose_provenance() as u64, len.min(MOST));
+            match bytes.and_then(|bytes| driver::write_command(opened.0, &bytes)) {
+                Ok(()) => len.cast_signed(),
+                Err(errno) => fail(errno) as isize,
+            }
+        }
+    }
+}
+
+/// No command is longer.
+const MOST: usize = 1 << 20;
 
 /// # Safety
 /// As of `fcntl`.
@@ -192,25 +262,61 @@ take_over! {
     /// `stat(2)`.
     fn stat(path: *const c_char, to: *mut libc::stat) -> c_int {
         // SAFETY: the caller's contract.
-        let place = unsafe { Place::of(path) };
-        // SAFETY: the caller's contract.
-        unsafe { next::stat(place.as_ptr(), to) }
+        unsafe { look(path, to, true) }
     }
 
     /// `stat(2)`, large files: the same struct on 64-bit systems.
     fn stat64(path: *const c_char, to: *mut libc::stat) -> c_int {
         // SAFETY: the caller's contract.
-        let place = unsafe { Place::of(path) };
+        unsafe { look(path, to, true) }
+    }
+
+    /// `stat(2)`, as older C libraries call it.
+    fn __xstat(_version: c_int, path: *const c_char, to: *mut libc::stat) -> c_int {
         // SAFETY: the caller's contract.
-        unsafe { next::stat(place.as_ptr(), to) }
+        unsafe { look(path, to, true) }
+    }
+
+    /// `stat(2)`, large files, as older C libraries call it.
+    fn __xstat64(_version: c_int, path: *const c_char, to: *mut libc::stat) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { look(path, to, true) }
     }
 
     /// `lstat(2)`.
     fn lstat(path: *const c_char, to: *mut libc::stat) -> c_int {
         // SAFETY: the caller's contract.
-        let place = unsafe { Place::of(path) };
+        unsafe { look(path, to, false) }
+    }
+
+    /// `lstat(2)`, large files.
+    fn lstat64(path: *const c_char, to: *mut libc::stat) -> c_int {
         // SAFETY: the caller's contract.
-        unsafe { next::lstat(place.as_ptr(), to) }
+        unsafe { look(path, to, false) }
+    }
+
+    /// `fstat(2)`.
+    fn fstat(fd: c_int, to: *mut libc::stat) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { look_at(fd, to) }
+    }
+
+    /// `fstat(2)`, large files.
+    fn fstat64(fd: c_int, to: *mut libc::stat) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { look_at(fd, to) }
+    }
+
+    /// `fstat(2)`, as older C libraries call it.
+    fn __fxstat(_version: c_int, fd: c_int, to: *mut libc::stat) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { look_at(fd, to) }
+    }
+
+    /// `fstat(2)`, large files, as older C libraries call it.
+    fn __fxstat64(_version: c_int, fd: c_int, to: *mut libc::stat) -> c_int {
+        // SAFETY: the caller's contract.
+        unsafe { look_at(fd, to) }
     }
 
     /// `access(2)`.
@@ -276,6 +382,44 @@ take_over! {
     ) -> *mut c_void {
         // SAFETY: the caller's contract.
         unsafe { map(at, len, prot, flags, fd, offset) }
+    }
+
+    /// `munmap(2)`.
+    fn munmap(at: *mut c_void, len: usize) -> c_int {
+        driver::unmapped(at.expose_provenance(), len);
+        // SAFETY: the caller's contract.
+        unsafe { next::munmap(at, len) }
+    }
+
+    /// `mremap(2)`.
+    fn mremap(at: *mut c_void, len: usize, new_len: usize, flags: c_int, to: *mut c_void) -> *mut c_void {
+        // SAFETY: the caller's contract.
+        let place = unsafe { next::mremap(at, len, new_len, flags, to) };
+        if place != libc::MAP_FAILED && place != at {
+            driver::moved(at.expose_provenance(), place.expose_provenance());
+        }
+        place
+    }
+
+    /// `read(2)`.
+    fn read(fd: c_int, to: *mut c_void, len: usize) -> isize {
+        // SAFETY: the caller's contract.
+        unsafe { take(fd, to, len) }
+    }
+
+    /// `read(2)`, of programs compiled with checks: a length beyond the buffer ends them.
+    fn __read_chk(fd: c_int, to: *mut c_void, len: usize, room: usize) -> isize {
+        if len > room {
+            crate::engine::give_up("read: the buffer is smaller than the length");
+        }
+        // SAFETY: the caller's contract.
+        unsafe { take(fd, to, len) }
+    }
+
+    /// `write(2)`.
+    fn write(fd: c_int, from: *const c_void, len: usize) -> isize {
+        // SAFETY: the caller's contract.
+        unsafe { give(fd, from, len) }
     }
 
     /// `close(2)`.

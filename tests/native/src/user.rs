@@ -79,3 +79,28 @@ pub(crate) fn write(address: u64, from: &[u8]) -> Result<(), Errno> {
     }
     copy(pointer(address)?, from.as_ptr().cast_mut().cast(), from.len())
 }
+
+/// Makes a range present, as pinning it does: `EFAULT` where the program has no such memory, or may not write to it.
+pub(crate) fn pin(start: u64, len: u64, writes: bool) -> Result<(), Errno> {
+    const PAGE: u64 = 4096;
+    if len == 0 {
+        return Ok(());
+    }
+    let end = start.checked_add(len).ok_or(Errno(libc::EINVAL))?;
+    let (first, end) = (start & !(PAGE - 1), end.checked_next_multiple_of(PAGE).ok_or(Errno(libc::EINVAL))?);
+    let (at, bytes) =
+        (pointer(start).map(|_| first)?, usize::try_from(end - first).map_err(|_| Errno(libc::EFAULT))?);
+    let at = usize::try_from(at).map_err(|_| Errno(libc::EFAULT))?;
+    let advice = if writes { libc::MADV_POPULATE_WRITE } else { libc::MADV_POPULATE_READ };
+    // SAFETY: populating changes nothing that the program could see; what is not there is an error.
+    let done = unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(at), bytes, advice) };
+    if done == 0 {
+        return Ok(());
+    }
+    if std::io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
+        return Err(Errno(libc::EFAULT));
+    }
+    // Kernels before 5.14 do not know the advice: each page is looked at. (On others, this is memory that cannot be
+    // populated, and whether it can be read decides.)
+    (first..end).step_by(PAGE as usize).try_for_each(|page| read(page, &mut [0]))
+}

@@ -85,7 +85,9 @@ fn each(run: impl Fn(Provider)) {
 fn the_null_engine_completes_what_it_is_told_to() {
     let client = BED.client("null");
     each(|provider| {
-        let output = BED.command(provider, &client).env("HOLDFAST_LOG", "debug").output().unwrap();
+        let mut command = BED.command(provider, &client);
+        let output =
+            command.env("HOLDFAST_SIM_ENGINE", "null").env("HOLDFAST_LOG", "debug").output().unwrap();
         check(&output, &format!("{provider:?}"));
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(said.contains("mlx5_0"), provider == Provider::Holdfast, "who served: {said}");

@@ -60,14 +60,20 @@ impl Host {
 
     /// Brings a device that was reset up, as a driver does when it finds it. Everything in it is gone.
     pub fn start(&mut self, device: usize) {
-        if let Some(target) = self.world.devices.get_mut(device) {
-            target.forget_objects();
-            target.raised = Some(Vec::new());
-        }
+        self.stop(device);
         for opcode in [op::ENABLE_HCA, op::INIT_HCA] {
             let mut input = opcode.to_be_bytes().to_vec();
             input.resize(16, 0);
             self.execute(device, &input, 16);
+        }
+    }
+
+    /// Takes a device's driver away: all that was made in it is gone, and it touches no memory.
+    pub fn stop(&mut self, device: usize) {
+        if let Some(target) = self.world.devices.get_mut(device) {
+            target.forget_objects();
+            target.memory = GuestMemory::Process(ProcessMemory::default());
+            target.raised = Some(Vec::new());
         }
     }
 

@@ -1,89 +1,135 @@
-//! The kernel's part: devices, contexts, and the commands that make and destroy objects.
+//! The kernel's part: devices, contexts, and the commands that make and destroy objects. What the kernel's mlx5 drivers
+//! would tell the device is told to it in its own language (`firmware`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::mem::ManuallyDrop;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use vhca::host::Host;
 
-use crate::Errno;
 use crate::attrs::{Attrs, Write};
+use crate::clock::Clock;
+use crate::config::{Config, Engine};
+use crate::event::{Counter, EventFile, Kind};
+use crate::files::{self, File};
 use crate::uapi::{attr, method, object, write};
+use crate::{Errno, engine, sysfs};
 
+mod control;
+mod cq;
 mod device;
-mod queues;
-mod resources;
+mod dispatch;
+mod firmware;
+mod memory;
+mod multicast;
+mod pages;
+mod qp;
+mod srq;
+mod transitions;
+mod xrc;
 
-/// The firmware version that all devices say they have.
-pub(crate) const FIRMWARE: &str = "22.35.1000";
+pub(crate) use control::control;
+pub(crate) use cq::Cq;
+pub(crate) use device::{FIRMWARE, QPS, gid};
+pub(crate) use pages::{map, moved, unmapped};
+pub(crate) use qp::Qp;
 
 /// One opening of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ContextId(u64);
 
+/// A command that the device does not answer: it is tried again when something changed.
+const HANGS: Errno = Errno(i32::MAX);
+/// How long the kernel waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A device, as sysfs shows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listed {
-    pub(crate) index: u32,
+    pub(crate) number: usize,
     pub(crate) name: String,
     pub(crate) node: String,
     pub(crate) guid: u64,
+    pub(crate) lid: u16,
+    pub(crate) up: bool,
+    /// Changes with each probe, as the kernel's own index does.
+    pub(crate) index: u32,
 }
 
-/// A completion queue.
+/// A device, as the kernel knows it.
 #[derive(Debug)]
-pub(crate) struct Cq {
-    pub(crate) buffer: u64,
-    pub(crate) record: u64,
-    pub(crate) size: u32,
-    pub(crate) entry: u32,
-    /// Completions written.
-    pub(crate) producer: u32,
+struct Device {
+    /// It is registered: it has a node, and can be opened.
+    present: bool,
+    /// It was found to be in error; its commands fail, or are faked.
+    in_error: bool,
+    /// Its driver waits for commands that hang before it goes.
+    leaving: Option<control::Leave>,
+    /// Commands that wait for an answer.
+    hanging: u32,
+    index: u32,
+    eqn: u32,
+    clock: Option<Clock>,
 }
 
-/// A queue pair.
+/// What an object has to do with events: the program's name for it, and where they go.
 #[derive(Debug)]
-pub(crate) struct Qp {
-    pub(crate) number: u32,
-    pub(crate) receive_queue: u64,
-    pub(crate) send_queue: u64,
-    pub(crate) record: u64,
-    /// Blocks of 64 bytes.
-    pub(crate) send_size: u32,
-    pub(crate) receive_size: u32,
-    pub(crate) receive_shift: u32,
-    pub(crate) uidx: u32,
-    pub(crate) uar: u32,
-    pub(crate) send_cq: u32,
-    pub(crate) receive_cq: u32,
-    /// Blocks, and receives, consumed.
-    pub(crate) sent: u16,
-    pub(crate) received: u16,
-    state: u8,
+pub(crate) struct Affiliated {
+    user_handle: u64,
+    file: Weak<EventFile>,
+    reported: Counter,
 }
 
-/// A doorbell page.
-#[derive(Debug)]
-pub(crate) struct Uar {
-    pub(crate) page: u32,
-    /// Where the program has it, once it does.
-    pub(crate) address: u64,
+impl Affiliated {
+    fn new(user_handle: u64, file: Weak<EventFile>) -> Affiliated {
+        Affiliated { user_handle, file, reported: Counter::default() }
+    }
+
+    /// Takes back what was not read, and says how much was.
+    fn end(&self) -> u32 {
+        if let Some(file) = self.file.upgrade() {
+            file.forget(&self.reported);
+        }
+        // ORDER: counted under the file's lock, which was just taken.
+        self.reported.load(Ordering::Relaxed)
+    }
 }
 
 /// What a handle names.
 #[derive(Debug)]
 pub(crate) enum Object {
-    Pd,
-    Mr,
+    Pd(memory::Pd),
+    Mr(memory::Mr),
+    Mw(memory::Mw),
     Cq(Cq),
+    Srq(srq::Srq),
     Qp(Qp),
-    Uar(Uar),
+    /// A queue pair of an XRC domain that was opened a second time.
+    Shared(xrc::Shared),
+    Xrcd(xrc::Xrcd),
+    Ah,
+    Uar(pages::Uar),
 }
 
 /// What one opening has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Context {
+    device: usize,
     objects: BTreeMap<u32, Object>,
     last_handle: u32,
-    allocated: bool,
+    /// The answer to GET_CONTEXT, once there was one.
+    ucontext: Option<crate::uapi::AllocUcontextResp>,
+    /// The device went away under it.
+    gone: bool,
+    asyncs: Vec<Weak<EventFile>>,
+    /// The first that there was: where events of objects go that name no other.
+    default_async: Option<Weak<EventFile>>,
+    channels: Vec<Weak<EventFile>>,
+    maps: Vec<pages::Map>,
 }
 
 impl Context {
@@ -93,11 +139,11 @@ impl Context {
         self.last_handle
     }
 
-    fn remove(&mut self, handle: u32, is_kind: impl Fn(&Object) -> bool) -> Result<Object, Errno> {
-        if !self.objects.get(&handle).is_some_and(is_kind) {
-            return Err(Errno(libc::ENOENT));
+    fn pd(&self, handle: u32) -> Result<&memory::Pd, Errno> {
+        match self.objects.get(&handle) {
+            Some(Object::Pd(pd)) => Ok(pd),
+            _ => Err(Errno(libc::ENOENT)),
         }
-        self.objects.remove(&handle).ok_or(Errno(libc::ENOENT))
     }
 
     fn cq(&self, handle: u32) -> Result<&Cq, Errno> {
@@ -107,123 +153,327 @@ impl Context {
         }
     }
 
-    fn has_pd(&self, handle: u32) -> Result<(), Errno> {
+    fn srq(&self, handle: u32) -> Result<&srq::Srq, Errno> {
         match self.objects.get(&handle) {
-            Some(Object::Pd) => Ok(()),
+            Some(Object::Srq(srq)) => Ok(srq),
             _ => Err(Errno(libc::ENOENT)),
+        }
+    }
+
+    fn xrcd(&self, handle: u32) -> Result<&xrc::Xrcd, Errno> {
+        match self.objects.get(&handle) {
+            Some(Object::Xrcd(xrcd)) => Ok(xrcd),
+            _ => Err(Errno(libc::ENOENT)),
+        }
+    }
+
+    /// The event file that an object named, or else the context's first.
+    fn event_file(&self, fd: Option<i32>) -> Result<Weak<EventFile>, Errno> {
+        match fd {
+            None => Ok(self.default_async.clone().unwrap_or_default()),
+            Some(fd) => match files::get(fd) {
+                Some(File::Event(file)) if self.asyncs.iter().any(|known| is(known, &file)) => {
+                    Ok(Arc::downgrade(&file))
+                }
+                _ => Err(Errno(libc::EBADF)),
+            },
         }
     }
 }
 
+fn is(known: &Weak<EventFile>, file: &Arc<EventFile>) -> bool {
+    std::ptr::eq(known.as_ptr(), Arc::as_ptr(file))
+}
+
 /// Everything.
-#[derive(Debug, Default)]
-pub(crate) struct Driver {
-    contexts: BTreeMap<ContextId, Context>,
-    last_context: u64,
-    numbers: Numbers,
-}
-
-/// The last numbers given out, of each kind.
 #[derive(Debug)]
-struct Numbers {
-    pd: u32,
-    mkey: u32,
-    cq: u32,
-    qp: u32,
-    uar: u32,
-}
-
-impl Default for Numbers {
-    fn default() -> Numbers {
-        Numbers { pd: 0, mkey: 0x1000, cq: 0x40, qp: 0x100, uar: 0 }
-    }
-}
-
-fn next(number: &mut u32) -> u32 {
-    *number += 1;
-    *number
+pub(crate) struct Driver {
+    pub(crate) config: Config,
+    pub(crate) host: Host,
+    devices: Vec<Device>,
+    contexts: BTreeMap<ContextId, Context>,
+    /// Objects by device and number, for events and the null engine.
+    by_cqn: HashMap<(usize, u32), (ContextId, u32)>,
+    by_qpn: HashMap<(usize, u32), (ContextId, u32)>,
+    by_srqn: HashMap<(usize, u32), (ContextId, u32)>,
+    domains: xrc::Domains,
+    /// The last index given to a device, and the last variant to a memory key.
+    last_index: u32,
+    last_variant: u8,
+    /// Objects are being taken down whether the device answers or not.
+    forcing: bool,
 }
 
 static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
+/// Something changed that a hanging command may have waited for.
+static CHANGED: Condvar = Condvar::new();
+/// Never the same twice, in a forked process either.
+static LAST_CONTEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Takes the lock of everything.
+/// Takes the lock of everything, and lets commands and events take effect before it is given back.
 pub(crate) fn with<T>(work: impl FnOnce(&mut Driver) -> T) -> T {
-    let mut guard: MutexGuard<'_, Option<Driver>> = DRIVER.lock();
-    work(guard.get_or_insert_default())
+    let mut guard = lock();
+    let driver = made(&mut guard);
+    let result = work(driver);
+    driver.settle();
+    result
+}
+
+fn lock() -> MutexGuard<'static, Option<Driver>> {
+    DRIVER.lock()
+}
+
+fn made<'a>(guard: &'a mut MutexGuard<'_, Option<Driver>>) -> &'a mut Driver {
+    guard.get_or_insert_with(|| {
+        engine::watch_forks();
+        Driver::new()
+    })
+}
+
+/// Holds the lock while the process forks.
+pub(crate) fn before_fork() {
+    let _held = ManuallyDrop::new(lock());
+}
+
+/// Gives the lock back in the parent.
+#[allow(unsafe_code, reason = "the lock was taken by before_fork and its guard forgotten")]
+pub(crate) fn after_fork_in_parent() {
+    // SAFETY: `before_fork` locked it, in this thread.
+    unsafe { DRIVER.force_unlock() };
+}
+
+/// Gives the lock back in the child, which has no devices of its own yet: what its parent opened belongs to the parent.
+#[allow(unsafe_code, reason = "the lock was taken by before_fork and its guard forgotten")]
+pub(crate) fn after_fork_in_child() {
+    // SAFETY: `before_fork` locked it, in the thread that this one is a copy of; there is no other.
+    let driver = unsafe { &mut *DRIVER.data_ptr() };
+    // Nothing of it is given back: the parent has it.
+    let _held = ManuallyDrop::new(driver.take());
+    // SAFETY: as above.
+    unsafe { DRIVER.force_unlock() };
 }
 
 /// The devices there are.
 pub(crate) fn list() -> Vec<Listed> {
-    vec![Listed { index: 0, name: "mlx5_0".to_owned(), node: "uverbs0".to_owned(), guid: device::guid(0) }]
+    with(|driver| driver.list())
 }
 
-/// Is there a device of this uverbs number?
+/// The device of a uverbs number, if it is there.
 pub(crate) fn exists(number: u32) -> bool {
-    list().iter().any(|device| device.index == number)
+    let number = usize::try_from(number).unwrap_or(usize::MAX);
+    with(|driver| driver.devices.get(number).is_some_and(|device| device.present))
 }
 
 /// Opens a device by its uverbs number.
 pub(crate) fn open(number: u32) -> Result<ContextId, Errno> {
-    if !exists(number) {
-        return Err(Errno(libc::ENOENT));
+    let number = usize::try_from(number).unwrap_or(usize::MAX);
+    let (id, engine) = with(|driver| {
+        if !driver.devices.get(number).is_some_and(|device| device.present) {
+            return Err(Errno(libc::ENOENT));
+        }
+        // ORDER: only the number matters.
+        let id = ContextId(LAST_CONTEXT.fetch_add(1, Ordering::Relaxed));
+        driver.contexts.insert(
+            id,
+            Context {
+                device: number,
+                objects: BTreeMap::new(),
+                last_handle: 0,
+                ucontext: None,
+                gone: false,
+                asyncs: Vec::new(),
+                default_async: None,
+                channels: Vec::new(),
+                maps: Vec::new(),
+            },
+        );
+        Ok((id, driver.config.engine))
+    })?;
+    if engine == Engine::Live {
+        engine::start();
     }
-    with(|driver| {
-        driver.last_context += 1;
-        let id = ContextId(driver.last_context);
-        driver.contexts.insert(id, Context::default());
-        Ok(id)
-    })
+    Ok(id)
 }
 
-/// The last descriptor of a context is closed: all its objects go.
+/// The last descriptor of a context is closed: all its objects go, the newest first.
 pub(crate) fn close(id: ContextId) {
-    with(|driver| drop(driver.contexts.remove(&id)));
+    with(|driver| {
+        driver.destroy_all(id);
+        if let Some(context) = driver.contexts.remove(&id) {
+            // Channels outlive the context, and nothing more comes.
+            context.channels.iter().filter_map(Weak::upgrade).for_each(|channel| channel.close());
+        }
+    });
+}
+
+/// Runs a command, which waits while the device does not answer.
+fn patiently(mut command: impl FnMut(&mut Driver) -> Result<(), Errno>, id: ContextId) -> Result<(), Errno> {
+    let mut guard = lock();
+    let end = Instant::now() + PATIENCE;
+    let mut waiting = false;
+    loop {
+        let driver = made(&mut guard);
+        let result = command(driver);
+        driver.settle();
+        let device = driver.contexts.get(&id).map(|context| context.device);
+        if result != Err(HANGS) {
+            if waiting {
+                driver.hanging(device, -1);
+            }
+            return result;
+        }
+        if !waiting {
+            driver.hanging(device, 1);
+            waiting = true;
+        }
+        if CHANGED.wait_until(&mut guard, end).timed_out() {
+            made(&mut guard).hanging(device, -1);
+            return Err(Errno(libc::ETIMEDOUT));
+        }
+    }
 }
 
 /// `RDMA_VERBS_IOCTL`.
 pub(crate) fn ioctl(id: ContextId, address: u64) -> Result<(), Errno> {
     let mut attrs = Attrs::read(address)?;
-    with(|driver| driver.call(id, &mut attrs))
+    patiently(|driver| driver.call(id, &mut attrs), id)
 }
 
-/// `mmap(2)`: notes where the program has a doorbell page. The mapping itself is anonymous memory.
-pub(crate) fn mapped(id: ContextId, offset: u64, address: u64) -> Result<(), Errno> {
-    with(|driver| {
-        let page = offset / resources::PAGE;
-        let context = driver.contexts.get_mut(&id).ok_or(Errno(libc::EIO))?;
-        let uar = context.objects.values_mut().find_map(|object| match object {
-            Object::Uar(uar) if resources::page_offset(uar.page) == page * resources::PAGE => Some(uar),
-            _ => None,
-        });
-        uar.ok_or(Errno(libc::EINVAL))?.address = address;
-        Ok(())
-    })
+/// `write(2)` of a command.
+pub(crate) fn write_command(id: ContextId, bytes: &[u8]) -> Result<(), Errno> {
+    let command = crate::attrs::WriteCommand::parse(bytes)?;
+    patiently(
+        |driver| {
+            let mut call = command.call();
+            driver.write(id, command.number, command.room(), &mut call)?;
+            command.answer(&call)
+        },
+        id,
+    )
 }
 
 impl Driver {
+    fn new() -> Driver {
+        // A setting that is wrong, or a journal that cannot be written, is no reason to run without it unnoticed.
+        let config = Config::read().unwrap_or_else(|why| engine::give_up(&why));
+        let slot = if config.engine == Engine::Live { engine::join(config.net.as_deref()) } else { None };
+        let mut host = Host::new(config.journal.as_deref())
+            .unwrap_or_else(|error| engine::give_up(&format!("the journal cannot be written: {error}")));
+        if slot.is_some() {
+            host.join();
+        }
+        let mut driver = Driver {
+            host,
+            devices: Vec::new(),
+            contexts: BTreeMap::new(),
+            by_cqn: HashMap::new(),
+            by_qpn: HashMap::new(),
+            by_srqn: HashMap::new(),
+            domains: xrc::Domains::default(),
+            last_index: 0,
+            last_variant: 0,
+            forcing: false,
+            config,
+        };
+        for _ in 0..driver.config.devices {
+            driver.add_device(slot.unwrap_or(0));
+        }
+        if let Some(script) = driver.config.script.clone() {
+            driver.run_script(&script);
+        }
+        driver
+    }
+
+    fn list(&self) -> Vec<Listed> {
+        let listed = |(number, device): (usize, &Device)| {
+            let (guid, lid, up) = self.host.port(number)?;
+            Some(Listed {
+                number,
+                name: format!("mlx5_{number}"),
+                node: format!("uverbs{number}"),
+                guid,
+                lid,
+                up,
+                index: device.index,
+            })
+            .filter(|_| device.present)
+        };
+        self.devices.iter().enumerate().filter_map(listed).collect()
+    }
+
+    fn run_script(&mut self, path: &std::path::Path) {
+        let text = std::fs::read_to_string(path)
+            .unwrap_or_else(|error| engine::give_up(&format!("{}: {error}", path.display())));
+        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            if let Err(why) = self.control(line) {
+                engine::give_up(&format!("{}: '{line}': {why}", path.display()));
+            }
+        }
+    }
+
+    /// A context whose device is there and which got its answer to GET_CONTEXT.
     fn context(&mut self, id: ContextId) -> Result<&mut Context, Errno> {
-        self.contexts.get_mut(&id).filter(|context| context.allocated).ok_or(Errno(libc::EINVAL))
+        let context = self.contexts.get_mut(&id).ok_or(Errno(libc::EIO))?;
+        if context.gone {
+            return Err(Errno(libc::EIO));
+        }
+        if context.ucontext.is_none() {
+            return Err(Errno(libc::EINVAL));
+        }
+        Ok(context)
+    }
+
+    fn device_of(&self, id: ContextId) -> Result<usize, Errno> {
+        self.contexts.get(&id).map(|context| context.device).ok_or(Errno(libc::EIO))
+    }
+
+    fn hanging(&mut self, device: Option<usize>, by: i32) {
+        if let Some(device) = device.and_then(|device| self.devices.get_mut(device)) {
+            device.hanging = device.hanging.saturating_add_signed(by);
+        }
+        self.leave_when_idle();
     }
 
     fn call(&mut self, id: ContextId, attrs: &mut Attrs) -> Result<(), Errno> {
+        const MLX5: u32 = 1;
+        if attrs.header.driver_id() != MLX5 && attrs.header.driver_id() != 0 {
+            return Err(Errno(libc::EINVAL));
+        }
         match (attrs.header.object_id, attrs.header.method_id) {
             (object::DEVICE, method::INVOKE_WRITE) => self.invoke_write(id, attrs),
             (object::DEVICE, method::GET_CONTEXT) => self.get_context(id, attrs),
-            (object::DEVICE, method::QUERY_PORT) => device::query_port(attrs),
-            (object::ASYNC_EVENT, method::ASYNC_EVENT_ALLOC) => self.alloc_async(id, attrs),
+            (object::DEVICE, method::QUERY_CONTEXT) => self.query_context(id, attrs),
+            (object::DEVICE, method::QUERY_PORT) => self.query_port(id, attrs),
+            (object::DEVICE, method::QUERY_GID_TABLE) => self.query_gid_table(id, attrs),
+            (object::DEVICE, method::QUERY_GID_ENTRY) => self.query_gid_entry(id, attrs),
+            (object::ASYNC_EVENT, method::ASYNC_EVENT_ALLOC) => {
+                let fd = self.alloc_async(id)?;
+                let fd = fd.into_raw_fd().cast_unsigned();
+                attrs.answer(attr::ASYNC_EVENT_ALLOC_FD_HANDLE, fd.into())
+            }
             (object::CQ, method::CREATE) => self.create_cq(id, attrs),
-            (object::CQ, method::DESTROY) => self.destroy_cq(id, attrs),
             (object::QP, method::CREATE) => self.create_qp(id, attrs),
-            (object::QP, method::DESTROY) => self.destroy_qp(id, attrs),
-            (object::PD, method::PD_DESTROY) => {
-                self.destroy(id, attrs, |object| matches!(object, Object::Pd))
+            (object::SRQ, method::CREATE) => self.create_srq(id, attrs),
+            (object::CQ | object::QP | object::SRQ, method::DESTROY)
+            | (object::PD, method::PD_DESTROY)
+            | (object::MR, method::MR_DESTROY)
+            | (object::MW, method::MW_DESTROY)
+            | (object::AH, method::AH_DESTROY)
+            | (object::XRCD, method::XRCD_DESTROY) => {
+                let handle = attrs.handle(attr::DESTROY_HANDLE)?;
+                let response = self.destroy(id, attrs.header.object_id, handle, libc::ENOENT)?;
+                attrs.output(attr::DESTROY_RESP, &response)
             }
-            (object::MR, method::MR_DESTROY) => {
-                self.destroy(id, attrs, |object| matches!(object, Object::Mr))
+            (object::UAR, method::UAR_OBJ_DESTROY) => {
+                let handle = attrs.handle(attr::UAR_OBJ_DESTROY_HANDLE)?;
+                self.destroy(id, object::UAR, handle, libc::ENOENT).map(drop)
             }
+            (object::MR, method::QUERY_MR) => self.query_mr(id, attrs),
             (object::UAR, method::UAR_OBJ_ALLOC) => self.alloc_uar(id, attrs),
-            (object::UAR, method::UAR_OBJ_DESTROY) => self.free_uar(id, attrs),
-            (object::DEVX, method::DEVX_OTHER) => device::no_capabilities(attrs),
+            (object::DEVX, method::DEVX_OTHER) => {
+                self.context(id)?;
+                device::no_capabilities(attrs)
+            }
             _ => Err(Errno(libc::EPROTONOSUPPORT)),
         }
     }
@@ -231,48 +481,262 @@ impl Driver {
     /// A command of the write form, carried by an ioctl.
     fn invoke_write(&mut self, id: ContextId, attrs: &mut Attrs) -> Result<(), Errno> {
         let command = attrs.number32(attr::WRITE_CMD)?;
-        let mut call =
-            Write { input: attrs.bytes_or_none(attr::CORE_IN)?.unwrap_or_default(), ..Write::default() };
+        let mut call = Write {
+            input: attrs.bytes_or_none(attr::CORE_IN)?.unwrap_or_default(),
+            udata_in: attrs.udata_in().to_vec(),
+            udata_room: attrs.room(attr::UHW_OUT),
+            ..Write::default()
+        };
         self.write(id, command, attrs.room(attr::CORE_OUT), &mut call)?;
-        let (core, udata) = (call.output, call.udata_out);
-        if !core.is_empty() {
-            attrs.output(attr::CORE_OUT, &core)?;
+        if !call.output.is_empty() {
+            attrs.output(attr::CORE_OUT, &call.output)?;
         }
-        attrs.udata_out(&udata)
+        attrs.udata_out(&call.udata_out)
     }
 
     /// A command of the write form. `room`: for its answer.
     fn write(&mut self, id: ContextId, command: u32, room: usize, call: &mut Write) -> Result<(), Errno> {
+        let destroys = match command {
+            write::DEALLOC_PD => object::PD,
+            write::DEREG_MR => object::MR,
+            write::DEALLOC_MW => object::MW,
+            write::DESTROY_AH => object::AH,
+            write::CLOSE_XRCD => object::XRCD,
+            write::DESTROY_CQ => object::CQ,
+            write::DESTROY_QP => object::QP,
+            write::DESTROY_SRQ => object::SRQ,
+            _ => object::DEVICE,
+        };
+        if destroys != object::DEVICE {
+            // Those with an answer begin with where it goes.
+            let handle = match destroys {
+                object::CQ | object::QP | object::SRQ => call.input::<crate::uapi::Destroy>().handle,
+                _ => call.input::<u32>(),
+            };
+            call.output = self.destroy(id, destroys, handle, libc::EINVAL)?;
+            return Ok(());
+        }
         match command {
             // Without room for the answer: a question whether commands come this way. It is asked before there is a context.
             write::QUERY_DEVICE if room == 0 => Err(Errno(libc::ENOSPC)),
-            write::QUERY_DEVICE => device::query(call),
-            write::EX_QUERY_DEVICE => device::query_ex(call),
-            write::QUERY_PORT => device::query_port_write(call),
+            write::GET_CONTEXT => self.get_context_write(id, call),
+            write::QUERY_DEVICE => self.query_device(id, call),
+            write::EX_QUERY_DEVICE => self.query_device_ex(id, call),
+            write::QUERY_PORT => self.query_port_write(id, call),
             write::ALLOC_PD => self.alloc_pd(id, call),
+            write::CREATE_AH => self.create_ah(id, call),
             write::REG_MR => self.reg_mr(id, call),
+            write::REREG_MR => self.rereg_mr(id, call),
+            write::ALLOC_MW => self.alloc_mw(id, call),
+            write::CREATE_COMP_CHANNEL => self.create_channel(id, call),
+            write::RESIZE_CQ => self.resize_cq(id, call),
+            write::EX_MODIFY_CQ => self.modify_cq(id, call),
+            write::QUERY_QP => self.query_qp(id, call),
             write::MODIFY_QP | write::EX_MODIFY_QP => self.modify_qp(id, command, call),
+            write::OPEN_QP => self.open_qp(id, call),
+            write::ATTACH_MCAST => self.attach(id, call),
+            write::DETACH_MCAST => self.detach(id, call),
+            write::MODIFY_SRQ => self.modify_srq(id, call),
+            write::QUERY_SRQ => self.query_srq(id, call),
+            write::OPEN_XRCD => self.open_xrcd(id, call),
             _ => Err(Errno(libc::EOPNOTSUPP)),
         }
     }
 
-    /// All queue pairs, with their contexts' other objects out of the way: for the engine.
+    fn alloc_async(&mut self, id: ContextId) -> Result<OwnedFd, Errno> {
+        let context = self.context(id)?;
+        let (file, fd) = EventFile::new(Kind::Async)?;
+        context.asyncs.retain(|known| known.strong_count() > 0);
+        context.asyncs.push(Arc::downgrade(&file));
+        context.default_async.get_or_insert(Arc::downgrade(&file));
+        files::insert_owned(&fd, File::Event(file));
+        Ok(fd)
+    }
+
+    fn create_channel(&mut self, id: ContextId, call: &mut Write) -> Result<(), Errno> {
+        let context = self.context(id)?;
+        let (file, fd) = EventFile::new(Kind::Completion)?;
+        context.channels.retain(|known| known.strong_count() > 0);
+        context.channels.push(Arc::downgrade(&file));
+        files::insert_owned(&fd, File::Event(file));
+        let fd = fd.into_raw_fd().cast_unsigned();
+        call.answer(&crate::uapi::CreateCompChannelResp { fd });
+        Ok(())
+    }
+
+    /// Any destroy command: works after the device is gone, too. `missing`: the error for a handle that names nothing.
+    fn destroy(&mut self, id: ContextId, kind: u16, handle: u32, missing: i32) -> Result<Vec<u8>, Errno> {
+        let context = self.contexts.get_mut(&id).ok_or(Errno(libc::EIO))?;
+        let (gone, device) = (context.gone, context.device);
+        let object = context.objects.get(&handle).filter(|object| kind_of(object) == kind);
+        let object = object.ok_or(Errno(missing))?;
+        if !gone {
+            if context.is_used(handle, object) {
+                return Err(Errno(libc::EBUSY));
+            }
+            self.take_down(id, device, handle)?;
+        }
+        let object = self.contexts.get_mut(&id).and_then(|context| context.objects.remove(&handle));
+        Ok(object.map(|object| self.last_words(id, &object)).unwrap_or_default())
+    }
+
+    /// Destroys all objects of a context, the newest first, whatever depends on what.
+    fn destroy_all(&mut self, id: ContextId) {
+        let Some(context) = self.contexts.get(&id) else { return };
+        if context.gone {
+            return;
+        }
+        let device = context.device;
+        let mut left: Vec<u32> = context.objects.keys().rev().copied().collect();
+        // An object that something else still uses has its turn again; nobody waits for a device that does not answer.
+        self.forcing = true;
+        loop {
+            let before = left.len();
+            left.retain(|handle| self.take_down(id, device, *handle).is_err());
+            if left.is_empty() || left.len() == before {
+                break;
+            }
+        }
+        self.forcing = false;
+        // One that the device would not give up keeps no hold on memory that the program now has back.
+        let objects = self.contexts.get(&id).map(|context| &context.objects);
+        let stuck =
+            objects.into_iter().flat_map(|objects| left.iter().filter_map(|handle| objects.get(handle)));
+        let ranges: Vec<_> = stuck.flat_map(ranges_of).collect();
+        self.release(device, &ranges);
+    }
+
+    /// The device's part of a destroy.
+    fn take_down(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
+        let Some(object) = self.contexts.get(&id).and_then(|context| context.objects.get(&handle)) else {
+            return Ok(());
+        };
+        match kind_of(object) {
+            object::PD => self.free_pd(id, device, handle),
+            object::MR | object::MW => self.free_key(id, device, handle),
+            object::CQ => self.free_cq(id, device, handle),
+            object::SRQ => self.free_srq(id, device, handle),
+            object::QP => self.free_qp(id, device, handle),
+            object::XRCD => self.free_xrcd(id, device, handle),
+            object::UAR => self.free_uar(id, device, handle),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a destroyed object reports.
+    fn last_words(&mut self, id: ContextId, object: &Object) -> Vec<u8> {
+        use zerocopy::IntoBytes as _;
+        let device = self.contexts.get(&id).map_or(0, |context| context.device);
+        match object {
+            Object::Cq(cq) => {
+                self.by_cqn.remove(&(device, cq.number));
+                cq.end().as_bytes().to_vec()
+            }
+            Object::Qp(qp) => {
+                self.by_qpn.remove(&(device, qp.number));
+                qp.affiliated.end().as_bytes().to_vec()
+            }
+            Object::Shared(shared) => shared.affiliated.end().as_bytes().to_vec(),
+            Object::Srq(srq) => {
+                self.by_srqn.remove(&(device, srq.number));
+                srq.affiliated.end().as_bytes().to_vec()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Runs the commands that became due, and hands events on, until there are none.
+    pub(crate) fn settle(&mut self) {
+        loop {
+            let due = self.host.due();
+            for line in &due {
+                if let Err(why) = self.control(line) {
+                    self.host.note_fault(0, &format!("'{line}' was refused: {why}"));
+                }
+            }
+            let mut any = !due.is_empty();
+            for device in 0..self.devices.len() {
+                for raised in self.host.events(device) {
+                    self.dispatch(device, &raised);
+                    any = true;
+                }
+            }
+            if !any {
+                break;
+            }
+        }
+    }
+
+    /// Has nobody a device open?
+    pub(crate) fn is_idle(&self) -> bool {
+        self.contexts.is_empty()
+    }
+
+    /// One look of the engine; how long nothing will be due.
+    pub(crate) fn run(&mut self) -> Duration {
+        let pause = self.host.run();
+        let cycles = self.host.clock();
+        self.devices.iter().filter_map(|device| device.clock.as_ref()).for_each(|clock| clock.show(cycles));
+        pause
+    }
+
+    /// A queue pair by its number, with its context: for the null engine.
     pub(crate) fn queue_pair(&mut self, number: u32) -> Option<(&mut Context, u32)> {
-        self.contexts.values_mut().find_map(|context| {
-            let handle = context.objects.iter().find_map(|(handle, object)| match object {
-                Object::Qp(qp) if qp.number == number => Some(*handle),
-                _ => None,
-            })?;
-            Some((context, handle))
-        })
+        let devices = 0..self.devices.len();
+        let (id, handle) = devices.filter_map(|device| self.by_qpn.get(&(device, number)).copied()).next()?;
+        Some((self.contexts.get_mut(&id)?, handle))
+    }
+}
+
+/// The program's memory that a queue is made of.
+fn ranges_of(object: &Object) -> Vec<(u64, u64)> {
+    match object {
+        Object::Cq(cq) => cq.ranges().to_vec(),
+        Object::Qp(qp) => qp.ranges(),
+        Object::Srq(srq) => srq.ranges.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// The kind of object that commands know it as.
+fn kind_of(object: &Object) -> u16 {
+    match object {
+        Object::Pd(_) => object::PD,
+        Object::Mr(_) => object::MR,
+        Object::Mw(_) => object::MW,
+        Object::Cq(_) => object::CQ,
+        Object::Srq(_) => object::SRQ,
+        Object::Qp(_) | Object::Shared(_) => object::QP,
+        Object::Xrcd(_) => object::XRCD,
+        Object::Ah => object::AH,
+        Object::Uar(_) => object::UAR,
     }
 }
 
 impl Context {
-    /// A queue pair and one of its completion queues, for the engine.
+    /// Does another object of the context need this one?
+    fn is_used(&self, handle: u32, object: &Object) -> bool {
+        let uses = |other: &Object| match (object, other) {
+            (Object::Pd(_), Object::Mr(mr)) => mr.pd == handle,
+            (Object::Pd(_), Object::Mw(mw)) => mw.pd == handle,
+            (Object::Pd(_), Object::Qp(qp)) => qp.pd == Some(handle),
+            (Object::Pd(_), Object::Srq(srq)) => srq.pd == handle,
+            (Object::Cq(_), Object::Qp(qp)) => qp.send_cq == Some(handle) || qp.receive_cq == Some(handle),
+            (Object::Cq(_), Object::Srq(srq)) => srq.cq == Some(handle),
+            (Object::Srq(_), Object::Qp(qp)) => qp.srq == Some(handle),
+            (Object::Xrcd(_), Object::Qp(qp)) => qp.xrcd == Some(handle),
+            (Object::Xrcd(_), Object::Shared(shared)) => shared.xrcd == handle,
+            (Object::Xrcd(_), Object::Srq(srq)) => srq.xrcd == Some(handle),
+            _ => false,
+        };
+        let attached = matches!(object, Object::Qp(qp) if !qp.groups.is_empty());
+        attached || self.objects.values().any(uses)
+    }
+
+    /// A queue pair and one of its completion queues, for the null engine.
     pub(crate) fn with_cq(&mut self, qp: u32, receive: bool) -> Option<(&mut Qp, &mut Cq)> {
         let Some(Object::Qp(found)) = self.objects.get(&qp) else { return None };
-        let cq = if receive { found.receive_cq } else { found.send_cq };
+        let cq = if receive { found.receive_cq } else { found.send_cq }?;
         let mut parts = (None, None);
         for (handle, object) in &mut self.objects {
             match object {
@@ -283,13 +747,9 @@ impl Context {
         }
         parts.0.zip(parts.1)
     }
+}
 
-    /// Where the program has a doorbell page.
-    pub(crate) fn page_address(&self, page: u32) -> u64 {
-        let found = self.objects.values().find_map(|object| match object {
-            Object::Uar(uar) if uar.page == page => Some(uar.address),
-            _ => None,
-        });
-        found.unwrap_or(0)
-    }
+/// The tree in sysfs follows what devices there are.
+fn show(driver: &Driver) {
+    sysfs::update(&driver.list());
 }

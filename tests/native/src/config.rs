@@ -1,0 +1,55 @@
+//! What the environment says of the bed.
+
+use std::path::PathBuf;
+
+/// Who executes work requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// A thread.
+    Live,
+    /// The program, by the calls of `holdfast_sim.h`.
+    Null,
+}
+
+/// The settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) engine: Engine,
+    pub(crate) devices: usize,
+    /// Processes with the same name are on the same wire; `None`: this one is alone.
+    pub(crate) net: Option<String>,
+    pub(crate) journal: Option<PathBuf>,
+    /// Commands to run first, one a line.
+    pub(crate) script: Option<PathBuf>,
+}
+
+/// More devices than a test wants.
+const MAX_DEVICES: usize = 16;
+
+impl Config {
+    /// Reads `HOLDFAST_SIM_*`. What cannot be understood is an error in words.
+    pub(crate) fn read() -> Result<Config, String> {
+        let get =
+            |name: &str| std::env::var_os(format!("HOLDFAST_SIM_{name}")).filter(|value| !value.is_empty());
+        let text = |name: &str| get(name).map(|value| value.to_string_lossy().into_owned());
+        let engine = match text("ENGINE").as_deref() {
+            None | Some("live") => Engine::Live,
+            Some("null") => Engine::Null,
+            Some(other) => return Err(format!("HOLDFAST_SIM_ENGINE is 'live' or 'null', not '{other}'")),
+        };
+        let devices = match text("DEVICES") {
+            None => 1,
+            Some(count) => count
+                .parse()
+                .ok()
+                .filter(|count| (1..=MAX_DEVICES).contains(count))
+                .ok_or_else(|| format!("HOLDFAST_SIM_DEVICES is 1 to {MAX_DEVICES}, not '{count}'"))?,
+        };
+        let net = match text("NET").as_deref() {
+            Some("none") => None,
+            name => Some(name.unwrap_or("default").to_owned()),
+        };
+        let journal = text("JOURNAL").map(|path| path.replace("%p", &std::process::id().to_string()).into());
+        Ok(Config { engine, devices, net, journal, script: get("SCRIPT").map(PathBuf::from) })
+    }
+}
