@@ -527,6 +527,11 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// The QP is in `state` (`IBV_QPS_*`) now, by a modify that the kernel accepted.
     fn qp_entered(&self, qp: &Self::Qp, state: u32, attached: &Attached<'_, Self>);
 
+    /// [`QueuePair::outstanding`], with all that can be known of each.
+    fn outstanding(&self, qp: &Self::Qp, _attached: &Attached<'_, Self>) -> Vec<Outstanding> {
+        qp.outstanding()
+    }
+
     /// The kernel destroyed the QP.
     fn qp_destroyed(&self, qp: &Self::Qp, attached: &Attached<'_, Self>);
 

@@ -25,12 +25,15 @@ fn generated() -> String {
             .into(),
         ),
         no_includes: true,
-        after_includes: Some("\nstruct ibv_context; /* <infiniband/verbs.h> */".into()),
+        sys_includes: vec!["stddef.h".into(), "stdint.h".into()],
+        after_includes: Some("\nstruct ibv_context; /* <infiniband/verbs.h> */\nstruct ibv_qp;".into()),
         documentation_style: cbindgen::DocumentationStyle::Doxy,
         ..cbindgen::Config::default()
     };
     // A type that cbindgen does not see gets no tag of its own accord.
-    config.export.rename.insert("ibv_context".into(), "struct ibv_context".into());
+    for name in ["ibv_context", "ibv_qp"] {
+        config.export.rename.insert(name.into(), format!("struct {name}"));
+    }
     let bindings = cbindgen::Builder::new()
         .with_config(config)
         .with_src(root().join("src/capi/mod.rs"))

@@ -11,7 +11,7 @@
 //! the second time when the gates are closed.
 
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -109,6 +109,8 @@ pub struct Life {
     kept: AtomicU64,
     /// Whether a CQ was armed since then with nothing to poll: its sleeper is owed an event at the next post that is kept.
     sleepers: AtomicBool,
+    /// Milliseconds to wait for the final sign after an early one.
+    patience: AtomicU64,
     kick: OnceLock<Kick>,
     born: Instant,
 }
@@ -132,6 +134,7 @@ impl Default for Life {
             gone: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             sleepers: AtomicBool::new(false),
+            patience: AtomicU64::new(u64::MAX),
             kick: OnceLock::new(),
             born: Instant::now(),
         }
@@ -221,6 +224,19 @@ impl Life {
             let at = at.load(Ordering::Relaxed);
             (at != 0).then(|| now.saturating_sub(at))
         })
+    }
+
+    /// How long the final sign is waited for after an early one.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        // ORDER: Relaxed: a number.
+        Duration::from_millis(self.patience.load(Ordering::Relaxed))
+    }
+
+    /// Sets [`Life::patience`].
+    pub fn set_patience(&self, patience: Duration) {
+        // ORDER: Relaxed: a number.
+        self.patience.store(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Who is told of posts that are kept while somebody sleeps. The first one given counts.

@@ -36,10 +36,10 @@ pub fn news(event_type: u32, element: u64) -> News {
     }
 }
 
-/// How long a context may still wait for its final sign: `None` where it waits for none. `patience` is what the user allows
-/// after an early sign.
+/// How long a context may still wait for its final sign: `None` where it waits for none.
 #[must_use]
-pub fn remaining(life: &Life, patience: Duration) -> Option<Duration> {
+pub fn remaining(life: &Life) -> Option<Duration> {
+    let patience = life.patience();
     if life.phase() != Phase::Dying {
         return None;
     }
@@ -66,16 +66,18 @@ mod tests {
     #[test]
     fn only_the_dying_wait_and_not_for_ever() {
         let life = Life::default();
-        assert_eq!(remaining(&life, Duration::ZERO), None);
+        life.set_patience(Duration::ZERO);
+        assert_eq!(remaining(&life), None);
         life.note(Sign::Early);
-        assert_eq!(remaining(&life, Duration::ZERO), Some(Duration::ZERO));
-        let long = remaining(&life, Duration::from_secs(3600)).unwrap();
+        assert_eq!(remaining(&life), Some(Duration::ZERO));
+        life.set_patience(Duration::from_secs(3600));
+        let long = remaining(&life).unwrap();
         assert!(long > Duration::from_secs(3000) && long <= Duration::from_secs(3600), "{long:?}");
         life.note(Sign::WaitOver);
-        assert_eq!(remaining(&life, Duration::from_secs(3600)), None);
+        assert_eq!(remaining(&life), None);
 
         let removing = Life::default();
         removing.note(Sign::Removing);
-        assert!(remaining(&removing, Duration::from_secs(3600)).unwrap() <= AFTER_REMOVING);
+        assert!(remaining(&removing).unwrap() <= AFTER_REMOVING);
     }
 }

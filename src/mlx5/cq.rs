@@ -563,6 +563,21 @@ impl Cq {
         }
     }
 
+    /// The WQE of the last send of `owner` that the device completed well and nobody has polled.
+    pub(super) fn last_success(&self, owner: &Owner) -> Option<u16> {
+        let mut found = None;
+        let mut at = self.consumer();
+        for _ in 0..self.entries.count() {
+            let Some(cqe) = self.written(at) else { break };
+            udma_from_device_barrier();
+            if cqe.opcode() == opcode::REQ && self.names(cqe, owner) {
+                found = Some(cqe.wqe_counter());
+            }
+            at = at.wrapping_add(1);
+        }
+        found
+    }
+
     /// Whether an entry is of `owner`.
     fn names(&self, cqe: Cqe<'_>, owner: &Owner) -> bool {
         // An XRC SRQ, whose QPs are elsewhere, is named as such.

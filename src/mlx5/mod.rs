@@ -47,6 +47,7 @@ use crate::family::{
     Attached, CqRequest, Created, CreatedCq, Device, DriverCaps, Family, Objects, Opened, QpRequest,
     QueuePair, Refused, SrqRequest, Verbs,
 };
+use crate::ha::ledger::Fate;
 use crate::hw::dma::{Entries, Memory, Units};
 use crate::log;
 use crate::sync::SpinLock;
@@ -742,6 +743,19 @@ impl Family for Mlx5 {
             }
             _ => {}
         }
+    }
+
+    fn outstanding(&self, qp: &Qp, attached: &Attached<'_, Mlx5>) -> Vec<Outstanding> {
+        let mut found = qp.outstanding();
+        if let (Some(cq), Some(ring)) = (attached.send_cq, &qp.owner.send)
+            && let Some(counter) = cq.lock().last_success(&qp.owner)
+        {
+            let executed = ring.covered(counter);
+            for wr in found.iter_mut().take(executed) {
+                wr.fate = Fate::Executed;
+            }
+        }
+        found
     }
 
     fn qp_destroyed(&self, qp: &Qp, attached: &Attached<'_, Mlx5>) {

@@ -18,6 +18,7 @@ use super::srq;
 use super::wqe;
 use crate::error::Errno;
 use crate::ha::gate::Gate;
+use crate::ha::ledger::Fate;
 pub use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
 use crate::hw::dma::Units;
@@ -125,7 +126,7 @@ impl SendRing {
         let [ctrl, _] = self.units.get(u32::from(block) * wqe::UNITS_PER_BB);
         let opcode = super::cqe::send_wc_opcode(wqe::opcode_of(ctrl), meta.opcode).unwrap_or_default();
         // ORDER: Relaxed, as for `meta` in `after`.
-        Outstanding { wr_id: slot.wr_id.load(Ordering::Relaxed), opcode }
+        Outstanding { wr_id: slot.wr_id.load(Ordering::Relaxed), opcode, fate: Fate::Unknown }
     }
 
     /// Strikes the oldest work request off that has not completed, to be flushed. Under the lock of the CQ it completes to.
@@ -137,6 +138,13 @@ impl SendRing {
         // ORDER: Release, partner is the Acquire in `tail`.
         self.retired.store(meta.pack(), Ordering::Release);
         Some(found)
+    }
+
+    /// How many of the outstanding ones a completion of the WQE at `counter` speaks of.
+    pub(super) fn covered(&self, counter: u16) -> usize {
+        // ORDER: Relaxed: noted before the doorbell, and the completion came after it.
+        let meta = Meta::unpack(self.slots.at(u32::from(counter)).meta.load(Ordering::Relaxed));
+        meta.head.wrapping_add(1).wrapping_sub(self.tail()) as usize
     }
 
     /// Whether anything is outstanding.
@@ -205,8 +213,13 @@ impl SendRing {
         let mut found = Vec::new();
         // ORDER: Acquire, as in `tail`.
         let mut last = Meta::unpack(self.retired.load(Ordering::Acquire));
+        // A record that is not written any more says what the device was told of.
+        let told = self.dbrec.record.load::<SND_DBR>() as u16;
+        let mut kept = false;
         while let Some((slot, meta)) = self.after(last).filter(|_| found.len() < self.slots.len() as usize) {
-            found.push(self.told(last.next, slot, meta));
+            kept |= last.next == told;
+            let fate = if kept { Fate::NotExecuted } else { Fate::Unknown };
+            found.push(Outstanding { fate, ..self.told(last.next, slot, meta) });
             last = meta;
         }
         found
@@ -290,7 +303,7 @@ impl RecvRing {
     fn told(&self, number: u32) -> Outstanding {
         // ORDER: Relaxed: noted before the record, or before `kept`.
         let wr_id = self.wr_ids.at(number).load(Ordering::Relaxed);
-        Outstanding { wr_id, opcode: crate::abi::public::IBV_WC_RECV }
+        Outstanding { wr_id, opcode: crate::abi::public::IBV_WC_RECV, fate: Fate::Unknown }
     }
 
     /// Strikes the oldest receive off that has not completed, to be flushed. Under the lock of the CQ it completes to.
@@ -354,7 +367,11 @@ impl RecvRing {
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
         let tail = self.tail();
         let posted = self.end().wrapping_sub(tail as u16);
-        (0..u32::from(posted)).map(|at| self.told(tail.wrapping_add(at))).collect()
+        let told = (self.dbrec.record.load::<RCV_DBR>() as u16).wrapping_sub(tail as u16);
+        let fate = |at: u32| if at < u32::from(told.min(posted)) { Fate::Unknown } else { Fate::NotExecuted };
+        (0..u32::from(posted))
+            .map(|at| Outstanding { fate: fate(at), ..self.told(tail.wrapping_add(at)) })
+            .collect()
     }
 
     /// Hands data that came in the completion to the buffers of the receive in place `counter`.

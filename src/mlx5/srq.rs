@@ -12,6 +12,7 @@ use crate::abi::public::*;
 use crate::abi::wr::{RecvWr, RecvWrs};
 use crate::error::Errno;
 use crate::family::{Refused, SharedReceiveQueue};
+use crate::ha::ledger::Fate;
 use crate::hw::barrier::udma_to_device_barrier;
 use crate::hw::dma::Units;
 use crate::sync::{Locking, SpinLock};
@@ -198,7 +199,11 @@ impl Inner {
             .enumerate()
             .filter(|(index, _)| posted(*index))
             // ORDER: Relaxed: under the lock.
-            .map(|(_, slot)| Outstanding { wr_id: slot.load(Ordering::Relaxed), opcode: IBV_WC_RECV })
+            .map(|(_, slot)| Outstanding {
+                wr_id: slot.load(Ordering::Relaxed),
+                opcode: IBV_WC_RECV,
+                fate: Fate::Unknown,
+            })
             .collect()
     }
 }

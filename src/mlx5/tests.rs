@@ -14,6 +14,7 @@ use crate::abi::wr::{InlineData, UserBytes};
 use crate::family::{
     Arm as _, CompletionQueue as _, Head, SendBuilder as _, SendOp, SharedReceiveQueue as _,
 };
+use crate::ha::ledger::Fate;
 use crate::ha::life::Sign;
 use crate::sync::Locking;
 use crate::uapi::ids;
@@ -636,7 +637,7 @@ fn a_queue_is_full_at_its_limit_and_completions_make_room() {
     // One completion retires all before it.
     cq.complete(Entry::sent(0, 2, opcode_send()));
     assert_eq!(cq.ids(4), [2]);
-    assert_eq!(qp.qp.outstanding(), [Outstanding { wr_id: 3, opcode: IBV_WC_SEND }]);
+    assert_eq!(qp.qp.outstanding(), [Outstanding { wr_id: 3, opcode: IBV_WC_SEND, fate: Fate::Unknown }]);
     assert_eq!(post(&qp.qp, &mut list), Err((3, Errno::ENOMEM)));
     assert_eq!(cq.cq.lock().outstanding().len(), 4);
 }
@@ -876,7 +877,7 @@ fn a_shared_receive_queue_goes_around_in_any_order() {
     cq.complete(Entry::new(cqe::opcode::RESP_SEND, 0, 0));
     cq.complete(Entry::new(cqe::opcode::RESP_SEND, 0, 0));
     assert_eq!(cq.ids(4), [3, 1], "not twice");
-    assert_eq!(srq.outstanding(), [Outstanding { wr_id: 2, opcode: IBV_WC_RECV }]);
+    assert_eq!(srq.outstanding(), [Outstanding { wr_id: 2, opcode: IBV_WC_RECV, fate: Fate::Unknown }]);
     let mut list: Vec<ibv_recv_wr> = (11..13).map(|id| recv(id, &mut sges)).collect();
     srq.post_recv(recv_list(&mut list)).unwrap();
     // Place 3 was the free one, then came 2.
@@ -1300,4 +1301,32 @@ fn a_reset_forgets_what_was_kept_and_a_closed_queue_stays_closed() {
     post(&qp.qp, &mut [send(3, IBV_WR_SEND, &mut [])]).unwrap();
     assert_eq!(cq.ids(4), [3]);
     assert_eq!(qp.db.be32(4), record, "the device is told nothing");
+}
+
+#[test]
+fn what_can_be_known_of_outstanding_work_is_told() {
+    let mut world = World::plain();
+    let mut cq = world.cq(63, 0);
+    let qp = world.qp(&cq, IBV_QPT_RC, ibv_qp_cap { max_send_wr: 8, ..CAP }, None);
+    let mut list: Vec<ibv_send_wr> = (1..5).map(|id| send(id, IBV_WR_SEND, &mut [])).collect();
+    post(&qp.qp, &mut list).unwrap();
+    qp.qp.post_recv(recv_list(&mut [recv(10, &mut [])])).unwrap();
+    qp.qp.close();
+    post(&qp.qp, &mut [send(5, IBV_WR_SEND, &mut [])]).unwrap();
+    qp.qp.post_recv(recv_list(&mut [recv(11, &mut [])])).unwrap();
+    // The second one's completion was not polled.
+    cq.complete(Entry::sent(0, 1, opcode_send()));
+    let attached = Attached::<Mlx5> { pd: None, send_cq: Some(&cq.cq), recv_cq: Some(&cq.cq), srq: None };
+    let fates = |world: &World| {
+        let list = world.family.outstanding(&qp.qp, &attached);
+        list.iter().map(|wr| (wr.wr_id, wr.fate)).collect::<Vec<_>>()
+    };
+    use Fate::{Executed, NotExecuted, Unknown};
+    let known = [(1, Executed), (2, Executed), (3, Unknown), (4, Unknown), (5, NotExecuted)];
+    assert_eq!(fates(&world), [&known[..], &[(10, Unknown), (11, NotExecuted)]].concat());
+    world.gone();
+    assert_eq!(cq.ids(16), [2]);
+    assert_eq!(fates(&world), [&known[2..], &[(10, Unknown), (11, NotExecuted)]].concat());
+    assert_eq!(cq.ids(16), [3, 4, 5, 10, 11]);
+    assert_eq!(fates(&world), []);
 }

@@ -15,12 +15,13 @@ use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 use std::os::fd::FromRawFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::channel::Channels;
 use super::{cast, guard, ops, watch};
 use crate::abi::host::{Host, Wrapper};
 use crate::abi::public::*;
+use crate::config;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Device, Family, Opened};
 use crate::ha::life::Life;
@@ -56,6 +57,8 @@ pub(crate) struct Context<F> {
     pub(crate) channels: Channels,
     /// The device's directory in sysfs, which goes with its node.
     pub(crate) node: Option<PathBuf>,
+    /// An eventfd that counts its changes of phase, for a program that asked for one.
+    pub(crate) changes: OnceLock<OwnedFd>,
     /// Memory of destroyed objects that an event still names: freed with the context.
     buried: Mutex<Vec<Buried>>,
 }
@@ -240,6 +243,7 @@ unsafe fn fill<F: Family>(
     let name = unsafe { CStr::from_ptr(name.cast()) };
     let life: Arc<Life> = Arc::default();
     life.set_kick(Box::new(watch::kick));
+    life.set_patience(config::get().flush_after);
     let ours =
         Device { fd, ibdev: name.to_string_lossy().into_owned(), async_fd: application.as_raw(), life };
     log::info!("{}: opened, served by holdfast ({}), private ABI {}", ours.ibdev, F::NAME, host.layout());
@@ -257,6 +261,7 @@ unsafe fn fill<F: Family>(
         stale: AtomicBool::new(false),
         channels: Channels::default(),
         node: node_of(fd.fd),
+        changes: OnceLock::new(),
         buried: Mutex::default(),
     });
     // SAFETY: our own verbs_device begins with its ibv_device; every open writes the same value.

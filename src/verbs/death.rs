@@ -154,6 +154,14 @@ impl<F: Family> Context<F> {
         }
     }
 
+    /// Tells a program that asked of a change.
+    fn changed(&self) {
+        if let Some(changes) = self.changes.get() {
+            // It only fails where nobody has read for 2^64 changes.
+            let _ = uapi::sys::write(changes.as_raw(), &1_u64.to_ne_bytes());
+        }
+    }
+
     /// Gives each armed CQ its event.
     fn wake(&self) {
         self.each(|object| {
@@ -228,6 +236,7 @@ impl<F: Family> Watched for Context<F> {
             return;
         }
         let Some(change) = life.note(sign) else { return };
+        self.changed();
         if change.from == Phase::Alive {
             // Sleepers are brought along before all else: the kernel is about to close what they sleep on. Each is given an event
             // at once, for those in poll(2): the kernel wakes them, and they look at the pipe only then.
@@ -239,11 +248,13 @@ impl<F: Family> Watched for Context<F> {
             match sign {
                 Sign::Final | Sign::Stopped => {
                     life.note(sign);
+                    self.changed();
                 }
                 _ if sign == Sign::Forced || F::WAITS_FOR_USERS => {
                     self.stop();
                     self.pump();
                     life.note(Sign::Stopped);
+                    self.changed();
                 }
                 _ => return,
             }

@@ -3,6 +3,7 @@
 //! Control verbs run under `guard`; post, poll and arm go straight to the family's queues. Each function's safety contract is
 //! its manual page: libibverbs passes live objects of our own, and the application keeps to the page.
 
+pub mod api;
 mod attr;
 mod cast;
 mod channel;

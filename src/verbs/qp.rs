@@ -128,7 +128,7 @@ unsafe fn attached<'a, F: Family>(
 ///
 /// # Safety
 /// `qp` is a live QP of family `F`.
-unsafe fn attached_of<'a, F: Family>(qp: *mut ibv_qp) -> Attached<'a, F> {
+pub(super) unsafe fn attached_of<'a, F: Family>(qp: *mut ibv_qp) -> Attached<'a, F> {
     let (send_cq, recv_cq) = (field!(qp.send_cq), field!(qp.recv_cq));
     // SAFETY: a CQ stays while it has users, and this QP is one.
     unsafe { attached::<F>(core::ptr::null_mut(), send_cq, recv_cq, core::ptr::null_mut()) }

@@ -180,11 +180,19 @@ pub(crate) fn look() {
     expire(&contexts);
 }
 
+/// A sign that a call met.
+pub(crate) fn sign(context: &dyn Watched, sign: Sign) {
+    let contexts = contexts();
+    context.sign(sign);
+    drop(contexts);
+    kick();
+}
+
 /// Contexts that waited long enough for their final sign.
 fn expire(contexts: &[Entry]) {
     for entry in contexts {
         let context = entry.context();
-        if watch::remaining(context.life(), config::get().flush_after) == Some(Duration::ZERO) {
+        if watch::remaining(context.life()) == Some(Duration::ZERO) {
             context.sign(Sign::WaitOver);
         }
     }
@@ -225,7 +233,7 @@ fn run(wake: RawFd, stop: &AtomicBool) {
             fds.extend(context.events().map(|fd| file(fd, libc::POLLIN)));
             fds.extend(context.removal().filter(|_| !entry.removing).map(|fd| file(fd, 0)));
             fds.extend(context.channels().into_iter().map(|fd| file(fd, libc::POLLIN)));
-            let remaining = watch::remaining(context.life(), config::get().flush_after);
+            let remaining = watch::remaining(context.life());
             stale |= context.is_stale();
             let settle = stale.then_some(SETTLE);
             wait = wait.into_iter().chain(remaining).chain(settle).min();
