@@ -19,10 +19,11 @@ qperf_cell() { # VARIANT TEST
     until_ $LIMIT ready_or_gone listening $port
     launch client "${variant#*/}" preload qperf 10.0.0.1 -lp $port -cm 1 -t 2 "$2" || return 1
     client_job=$job client=$pid
-    # Two seconds of traffic: looked at while they pass.
-    prove client "$client" "${variant#*/}" preload && until_ $LIMIT child_or_gone "$server" "$client" &&
-        prove server "$served" "${variant%/*}" preload
+    # Two seconds of traffic: looked at while they pass, and the server while the client is stopped, or it may have ended.
+    prove client "$client" "${variant#*/}" preload && kill -STOP "$client" &&
+        until_ $LIMIT child_or_gone "$server" "$client" && prove server "$served" "${variant%/*}" preload
     local proof=$?
+    kill -CONT "$client" 2>/dev/null
     wait "$client_job"
     rc=$?
     abandon "$server_job"

@@ -136,10 +136,14 @@ gone() {
 } 2>/dev/null
 
 # served SIDE PID PROVIDER: the live tool has the provider mapped and, where that is holdfast, its device opened by it.
+# What was mapped when it was last looked at is in $mapped.
 served() {
+    local lines
+    { mapfile -t lines <"/proc/$2/maps"; } 2>/dev/null
+    [ ${#lines[@]} -eq 0 ] || printf -v mapped '%s\n' "${lines[@]}"
     case $3 in
-    stock) holds "/proc/$2/maps" $stock_library ;;
-    holdfast) holds "/proc/$2/maps" libholdfast && holds "$log.$1.holdfast" ': opened, served by holdfast' ;;
+    stock) [[ $mapped == *$stock_library* ]] ;;
+    holdfast) [[ $mapped == *libholdfast* ]] && holds "$log.$1.holdfast" ': opened, served by holdfast' ;;
     esac
 }
 served_or_gone() { served "$@" || gone "$2"; }
@@ -148,14 +152,15 @@ served_or_gone() { served "$@" || gone "$2"; }
 # there before the stock one would be loaded, which then must not be mapped at all; named by RDMAV_DRIVERS alone,
 # libibverbs loads both, and what holdfast opened stands in its log.
 prove() {
-    local maps=$log.$1.maps lines
+    local mapped=''
     until_ $LIMIT served_or_gone "$1" "$2" "$3"
-    { mapfile -t lines <"/proc/$2/maps"; } 2>/dev/null && printf '%s\n' "${lines[@]}" >"$maps"
+    printf '%s' "$mapped" >"$log.$1.maps"
+    # A tool that has ended meanwhile is judged by what was seen while it lived.
     if ! served "$1" "$2" "$3"; then
         note="$1: not proven that $3 serves it"
-    elif [ "$3" = stock ] && holds "$maps" libholdfast; then
+    elif [ "$3" = stock ] && [[ $mapped == *libholdfast* ]]; then
         note="$1: holdfast is mapped in a run with stock"
-    elif [ "$3:$4" = holdfast:preload ] && [ -n "$displaced" ] && holds "$maps" $displaced; then
+    elif [ "$3:$4" = holdfast:preload ] && [ -n "$displaced" ] && [[ $mapped == *$displaced* ]]; then
         note="$1: the stock provider is mapped beside holdfast"
     else
         return 0
@@ -224,8 +229,10 @@ tool_pair() {
     fi
 }
 
-abandon() { # ends what timeout started
-    kill "$1" 2>/dev/null
+abandon() { # ends what timeout started; a tool may take no notice of being told
+    local tool
+    kill "$1"
+    until_ 10 gone "$1" || { read -r tool _ <"/proc/$1/task/$1/children" && kill -KILL "$tool"; }
     wait "$1"
 } 2>/dev/null
 
