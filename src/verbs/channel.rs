@@ -7,7 +7,7 @@
 //! * a registration with an epoll instance of this process is made anew for the pipe, with the application's own word;
 //! * a thread in `read` is interrupted by a signal that restarts the call, which then reads the pipe;
 //! * a thread in `poll` or `select` is woken by the kernel itself when it closes its file, looks at the number again, and finds
-//!   an event in the pipe; where the kernel closes nothing, a thread in `poll` gets `EINTR`.
+//!   an event in the pipe; one in `poll` that slept on is interrupted once the event was there for a while, and gets `EINTR`.
 //!
 //! What cannot be hidden: where the kernel takes the device away with no early sign, a thread in `read` may get `EIO` once
 //! before we hear of it; an epoll instance in another process stays with the kernel's file; a thread that blocks every
@@ -90,11 +90,12 @@ impl Channel {
         self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts the pipe under the channel's number, once. `cqs` may have an event in it at once.
-    fn take_over(&self, cqs: usize, epolls: &[Registered]) -> Result<(), Errno> {
+    /// Puts the pipe under the channel's number, once; whether it did. `cqs` may have an event in it at once; those of `owed`
+    /// are in it from the start.
+    fn take_over(&self, cqs: usize, owed: &[u64], epolls: &[Registered]) -> Result<bool, Errno> {
         let mut pipe = self.pipe();
         if pipe.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let kernel = sys::dup(self.fd)?;
         let close_on_exec = process::is_close_on_exec(self.fd)?;
@@ -107,6 +108,9 @@ impl Channel {
         }
         sys::set_status_flags(to.as_raw(), libc::O_NONBLOCK)?;
         sys::set_status_flags(from.as_raw(), flags & libc::O_NONBLOCK)?;
+        for cq in owed {
+            put(&to, *cq);
+        }
         let epolls = || epolls.iter().filter(|known| known.fd == self.fd);
         for Registered { epoll, .. } in epolls() {
             // It may just have been taken out by the application itself.
@@ -120,13 +124,19 @@ impl Channel {
         }
         moved?;
         *pipe = Some(Pipe { to, from, kernel: Some(kernel) });
-        Ok(())
+        Ok(true)
+    }
+
+    /// Whether an event waits to be read.
+    pub(crate) fn is_unread(&self) -> bool {
+        let Some(from) = self.pipe().as_ref().map(|pipe| pipe.from.as_raw()) else { return false };
+        sys::poll(&mut [libc::pollfd { fd: from, events: libc::POLLIN, revents: 0 }], 0) == Ok(1)
     }
 
     /// Gives the CQ that the application knows by `cq` an event; whether it is there.
     pub(crate) fn post(&self, cq: u64) -> bool {
         match &*self.pipe() {
-            Some(pipe) => put(pipe, cq),
+            Some(pipe) => put(&pipe.to, cq),
             None => false,
         }
     }
@@ -149,7 +159,7 @@ impl Channel {
             }
         }
         for event in rest {
-            put(pipe, event);
+            put(&pipe.to, event);
         }
         purged
     }
@@ -177,7 +187,7 @@ impl Channel {
             }
             match crate::uapi::event::read_comp_event(kernel) {
                 Ok(cq) => {
-                    put(pipe, cq);
+                    put(&pipe.to, cq);
                     told(cq);
                 }
                 Err(Errno::EINTR) => {}
@@ -202,14 +212,21 @@ impl Channel {
 /// # Errors
 /// The first of the kernel's, with its channel: no descriptor is left, mostly. The kernel's file then stays, and sleepers get
 /// `EIO`.
-pub(crate) fn take_over(channels: &[Arc<Channel>], cqs: usize) -> Result<(), (RawFd, Errno)> {
+///
+/// `owed` gives the CQs of a channel whose event is due, which it then is given: the kernel wakes a thread in `poll` as it closes
+/// its file, and the thread looks at the number once more before it sleeps on for good.
+pub(crate) fn take_over(
+    channels: &[Arc<Channel>],
+    cqs: usize,
+    mut owed: impl FnMut(&Arc<Channel>) -> Vec<u64>,
+) -> Result<(), (RawFd, Errno)> {
     if channels.is_empty() {
         return Ok(());
     }
     let epolls = registrations();
     let mut result = Ok(());
     for channel in channels {
-        if let Err(errno) = channel.take_over(cqs, &epolls) {
+        if let Err(errno) = channel.take_over(cqs, &owed(channel), &epolls) {
             result = result.and(Err((channel.fd, errno)));
         }
     }
@@ -218,8 +235,21 @@ pub(crate) fn take_over(channels: &[Arc<Channel>], cqs: usize) -> Result<(), (Ra
     result
 }
 
-fn put(pipe: &Pipe, cq: u64) -> bool {
-    match sys::write(pipe.to.as_raw(), &cq.to_ne_bytes()) {
+/// Interrupts whoever sleeps on what the kernel had under the number of a channel of `channels` in which an event waits.
+/// Whether there is any such event.
+pub(crate) fn rescue(channels: &[Arc<Channel>]) -> bool {
+    let unread: Vec<Arc<Channel>> = channels.iter().filter(|channel| channel.is_unread()).cloned().collect();
+    if unread.is_empty() {
+        return false;
+    }
+    let fds: BTreeSet<RawFd> = unread.iter().map(|channel| channel.fd).collect();
+    restart_readers(&fds);
+    interrupt_pollers(&fds);
+    true
+}
+
+fn put(to: &OwnedFd, cq: u64) -> bool {
+    match sys::write(to.as_raw(), &cq.to_ne_bytes()) {
         Ok(EVENT) => true,
         other => {
             log::error!("a completion channel is full of events that nobody reads: {other:?}");
@@ -288,12 +318,8 @@ fn restart_readers(fds: &BTreeSet<RawFd>) {
     interrupt(|call| call.number == libc::SYS_read && fds.contains(&call.fd()));
 }
 
-/// Has threads that are in `poll` of one of `channels` return with `EINTR`: they wait for what the number named before.
-pub(crate) fn interrupt_pollers(channels: &[Arc<Channel>]) {
-    let fds: BTreeSet<RawFd> = channels.iter().map(|channel| channel.fd).collect();
-    if fds.is_empty() {
-        return;
-    }
+/// Has threads that are in `poll` of one of `fds` return with `EINTR`: they wait for what the number named before.
+fn interrupt_pollers(fds: &BTreeSet<RawFd>) {
     let Ok(memory) = std::fs::File::open("/proc/self/mem") else { return };
     interrupt(|call| {
         matches!(call.number, libc::SYS_poll | libc::SYS_ppoll)
@@ -359,7 +385,7 @@ mod tests {
     }
 
     fn take(channel: &Arc<Channel>) {
-        take_over(core::slice::from_ref(channel), 1).unwrap();
+        take_over(core::slice::from_ref(channel), 1, |_| Vec::new()).unwrap();
     }
 
     #[test]
@@ -408,12 +434,24 @@ mod tests {
             let _kernel = Kernel::real();
             sys::poll(&mut [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }], -1)
         });
-        let channels = [channel];
+        let fds = BTreeSet::from([channel.fd]);
         while !poller.is_finished() {
-            interrupt_pollers(&channels);
+            interrupt_pollers(&fds);
             std::thread::yield_now();
         }
         assert_eq!(poller.join().unwrap(), Err(Errno::EINTR));
+    }
+
+    #[test]
+    fn who_missed_the_change_is_rescued_once_an_event_is_there() {
+        let _kernel = Kernel::real();
+        let (channel, from, _to) = channel();
+        let channels = [channel];
+        assert!(!rescue(&channels));
+        take_over(&channels, 1, |_| vec![3]).unwrap();
+        assert!(rescue(&channels), "the event is there from the start");
+        assert_eq!(crate::uapi::event::read_comp_event(from.as_raw()), Ok(3));
+        assert!(!rescue(&channels));
     }
 
     #[test]

@@ -61,6 +61,18 @@ impl<F: Family> Cq<F> {
         self.arming.load(Ordering::SeqCst) == 0
     }
 
+    /// What names it, if it gives its events to `channel` and one is owed, which the caller gives.
+    pub(crate) fn take_owed(&self, channel: &Arc<Channel>) -> Option<u64> {
+        if !self.channel.as_ref().is_some_and(|own| Arc::ptr_eq(own, channel)) {
+            return None;
+        }
+        // ORDER: AcqRel, as in `wake`.
+        self.armed.compare_exchange(ARMED, SIGNALLED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        // ORDER: Relaxed, as in `wake`.
+        self.given.fetch_add(1, Ordering::Relaxed);
+        Some(self.user_handle)
+    }
+
     /// Gives the event that is owed, if one is.
     pub(crate) fn wake(&self) {
         let Some(channel) = &self.channel else { return };

@@ -4,14 +4,16 @@
 
 use core::sync::atomic::Ordering;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::cast;
+use super::channel::{self, Channel};
 use super::context::{Context, Kind};
 use super::cq::Cq;
 use super::qp::{Qp, QpHead};
 use super::srq::Srq;
 use super::watch::Watched;
-use super::{cast, channel};
 use crate::abi::public::*;
 use crate::error::{Errno, Error};
 use crate::family::{Family, QueuePair as _, SharedReceiveQueue as _};
@@ -23,6 +25,9 @@ use crate::uapi::sys::{OwnedFd, process};
 /// How long the closing of the gates waits for posts under way. They take nanoseconds; but a thread may stay between
 /// `ibv_wr_start` and `ibv_wr_complete` for as long as it likes, and wait for us there.
 const QUIESCE: Duration = Duration::from_secs(5);
+
+/// For so long after the end, in nanoseconds, sleepers are looked for who slept through the change of their file.
+const RESCUE: u64 = 5_000_000_000;
 
 /// A live object of a context.
 enum Object<'a, F: Family> {
@@ -145,7 +150,16 @@ impl<F: Family> Context<F> {
     /// Takes the completion channels over; from then on events are ours to give.
     fn take_channels(&self) {
         let cqs = self.live().iter().filter(|(kind, _)| *kind == Kind::Cq).count();
-        if let Err((fd, errno)) = channel::take_over(&self.channels.all(), cqs) {
+        let owed = |channel: &Arc<Channel>| {
+            let mut owed = Vec::new();
+            self.each(|object| {
+                if let Object::Cq(cq) = object {
+                    owed.extend(cq.take_owed(channel));
+                }
+            });
+            owed
+        };
+        if let Err((fd, errno)) = channel::take_over(&self.channels.all(), cqs, owed) {
             log::error!(
                 "{}: completion channel {fd}: no pipe of our own ({errno}); who sleeps there gets EIO{}",
                 self.device.ibdev,
@@ -238,10 +252,8 @@ impl<F: Family> Watched for Context<F> {
         let Some(change) = life.note(sign) else { return };
         self.changed();
         if change.from == Phase::Alive {
-            // Sleepers are brought along before all else: the kernel is about to close what they sleep on. Each is given an event
-            // at once, for those in poll(2): the kernel wakes them, and they look at the pipe only then.
+            // Sleepers are brought along before all else: the kernel is about to close what they sleep on.
             self.take_channels();
-            self.wake();
             log::warn!("{}: {}", self.device.ibdev, sign.text());
             self.close_gates();
             self.pump();
@@ -259,16 +271,20 @@ impl<F: Family> Watched for Context<F> {
                 _ => return,
             }
         }
-        let channels = self.channels.all();
-        for channel in &channels {
+        for channel in self.channels.all() {
             channel.let_go();
         }
         self.wake();
-        if sign != Sign::Final {
-            // The kernel has not closed its files, and wakes nobody.
-            channel::interrupt_pollers(&channels);
-        }
         log::info!("{}: gone; what is owed is flushed", self.device.ibdev);
+    }
+
+    fn is_unread(&self) -> bool {
+        let [_, _, gone] = self.device.life.ages();
+        gone.is_some_and(|age| age < RESCUE) && self.channels.all().iter().any(|channel| channel.is_unread())
+    }
+
+    fn rescue(&self) -> bool {
+        self.is_unread() && channel::rescue(&self.channels.all())
     }
 
     fn rouse(&self) {

@@ -32,6 +32,8 @@ pub(crate) trait Watched: Sync {
     fn events(&self) -> Option<RawFd>;
     /// Our channel with no CQ.
     fn removal(&self) -> Option<RawFd>;
+    /// Whether an event of ours, not long after the end, waits to be read.
+    fn is_unread(&self) -> bool;
     /// Whether that channel is not the newest of the context's objects any more.
     fn is_stale(&self) -> bool;
     /// Replaces it with a newer one.
@@ -44,6 +46,8 @@ pub(crate) trait Watched: Sync {
     fn is_node_gone(&self) -> bool;
     /// A sign of death: acts on it.
     fn sign(&self, sign: Sign);
+    /// Wakes who slept through the change of what is under a channel's number; whether it is to be asked again soon.
+    fn rescue(&self) -> bool;
     /// Somebody may sleep for what was kept since.
     fn rouse(&self);
 }
@@ -212,6 +216,9 @@ fn start() -> Result<Thread, Errno> {
 /// Objects come in bursts: what is kept the newest is renewed once after one.
 const SETTLE: Duration = Duration::from_millis(5);
 
+/// How long an event may lie unread before its readers are looked for.
+const RESCUE: Duration = Duration::from_millis(20);
+
 /// The directory of device nodes: a node that goes is the only news of a driver that waits for its users.
 fn nodes() -> Option<OwnedFd> {
     process::watch_deletions(c"/dev/infiniband").ok()
@@ -221,6 +228,7 @@ fn run(wake: RawFd, stop: &AtomicBool) {
     let nodes = nodes();
     let file = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
     let mut fds = Vec::new();
+    let mut rescuing = false;
     // ORDER: Acquire, partner is the Release in `unregister`.
     while !stop.load(Ordering::Acquire) {
         fds.clear();
@@ -236,7 +244,8 @@ fn run(wake: RawFd, stop: &AtomicBool) {
             let remaining = watch::remaining(context.life());
             stale |= context.is_stale();
             let settle = stale.then_some(SETTLE);
-            wait = wait.into_iter().chain(remaining).chain(settle).min();
+            let again = rescuing.then_some(RESCUE);
+            wait = wait.into_iter().chain(remaining).chain(settle).chain(again).min();
         }
         // Rounded up: it does not spin through the last millisecond.
         let timeout = wait.map_or(-1, |wait| i32::try_from(wait.as_millis() + 1).unwrap_or(i32::MAX));
@@ -250,7 +259,12 @@ fn run(wake: RawFd, stop: &AtomicBool) {
         let _ = sys::read(wake, &mut buffer);
         let a_node_went = nodes.as_ref().is_some_and(|nodes| sys::read(nodes.as_raw(), &mut buffer).is_ok());
         let mut contexts = contexts();
+        // Only what was there a while ago: an event that was given just now is on its way.
+        let rescue = core::mem::take(&mut rescuing);
         for entry in contexts.iter_mut() {
+            if rescue {
+                rescuing |= entry.context().rescue();
+            }
             entry.look();
             let context = entry.context();
             if stale {
@@ -263,6 +277,7 @@ fn run(wake: RawFd, stop: &AtomicBool) {
             if context.life().take_sleepers() {
                 context.rouse();
             }
+            rescuing |= !rescue && context.life().is_gone() && context.is_unread();
         }
         expire(&contexts);
     }
