@@ -126,10 +126,10 @@ impl Owners {
         *places.at_mut(at) = new;
     }
 
-    fn rebuild(&mut self, len: u32, without: Option<Key>) {
+    fn grow(&mut self, len: u32) {
         let mut places = Table::new(len, || Place::EMPTY);
         for place in self.places.iter() {
-            if place.owner.is_some() && without.is_none_or(|key| place.key != key.0) {
+            if place.owner.is_some() {
                 Owners::put(&mut places, place.clone());
             }
         }
@@ -142,17 +142,30 @@ impl Owners {
             return;
         }
         if (self.count + 1) * 2 > self.places.len() {
-            self.rebuild(((self.count + 1) * 2).max(4), None);
+            self.grow(((self.count + 1) * 2).max(4));
         }
         Owners::put(&mut self.places, Place { key: owner.key.0, role, owner: Some(owner.clone()) });
         self.count += 1;
     }
 
     fn remove(&mut self, key: Key) {
-        if self.find(key).is_some() {
-            self.count -= 1;
-            self.rebuild(self.places.len(), Some(key));
+        let Some(mut hole) = self.search(key) else { return };
+        self.count -= 1;
+        // Those behind it move up, unless they would come to stand before where a search for them begins.
+        let mask = self.places.len() - 1;
+        let mut at = hole;
+        loop {
+            at = at.wrapping_add(1);
+            let place = self.places.at(at);
+            if place.owner.is_none() {
+                break;
+            }
+            if at.wrapping_sub(place.key) & mask >= at.wrapping_sub(hole) & mask {
+                *self.places.at_mut(hole) = place.clone();
+                hole = at;
+            }
         }
+        *self.places.at_mut(hole) = Place::EMPTY;
     }
 }
 
@@ -1000,5 +1013,43 @@ impl CompletionQueue for Cq {
 
     fn flow_tag(&self) -> u32 {
         self.current().flow_tag()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicBool;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn owner(key: u32) -> Arc<Owner> {
+        let csum = AtomicBool::new(false);
+        Arc::new(Owner { key: Key(key), send: None, receives: Receives::None, qpn: key, csum })
+    }
+
+    proptest! {
+        #[test]
+        fn owners_are_found_until_they_are_removed(steps in prop::collection::vec((any::<bool>(), 0_u32..24), 0..80)) {
+            let (mut owners, mut model) = (Owners::new(), BTreeMap::new());
+            // Some of them begin their search at the same place, and at the table's end.
+            let keys = |n: u32| n / 4 + (n % 4) * 64 + 61;
+            for (add, n) in steps {
+                if add {
+                    owners.insert(&owner(keys(n)), Role::SENDS);
+                    model.insert(keys(n), ());
+                } else {
+                    owners.remove(Key(keys(n)));
+                    model.remove(&keys(n));
+                }
+                prop_assert_eq!(owners.count as usize, model.len());
+                for n in 0..24 {
+                    let found = owners.find(Key(keys(n))).map(|owner| owner.qpn);
+                    prop_assert_eq!(found, model.contains_key(&keys(n)).then(|| keys(n)));
+                }
+            }
+        }
     }
 }
