@@ -45,6 +45,14 @@ impl<'a> SendWrs<'a> {
     pub fn as_ptr(&self) -> *mut ibv_send_wr {
         self.next
     }
+
+    /// The request, where there is exactly one.
+    #[inline(always)]
+    #[must_use]
+    pub fn only(&self) -> Option<SendWr<'a>> {
+        let wr = SendWr { ptr: NonNull::new(self.next)?, list: PhantomData };
+        wr.raw().next.is_null().then_some(wr)
+    }
 }
 
 impl<'a> Iterator for SendWrs<'a> {
@@ -238,6 +246,18 @@ impl<'a> SendWr<'a> {
         Tso { hdr, mss }
     }
 
+    /// The entry of the scatter/gather list, where there is exactly one.
+    #[inline(always)]
+    #[must_use]
+    pub fn only_sge(&self) -> Option<&'a ibv_sge> {
+        let raw = self.raw();
+        if raw.num_sge != 1 {
+            return None;
+        }
+        // SAFETY: W1, W2 and the contract of `ibv_post_send`: an entry at `sg_list`.
+        unsafe { raw.sg_list.as_ref() }
+    }
+
     /// The scatter/gather list.
     ///
     /// # Errors
@@ -254,6 +274,13 @@ impl<'a> SendWr<'a> {
     pub fn inline_pieces(&self, sges: &'a [ibv_sge]) -> impl Iterator<Item = UserBytes<'a>> + use<'a> {
         let sges = if self.send_flags() & IBV_SEND_INLINE == 0 { &[] } else { sges };
         sges.iter().map(inline_piece)
+    }
+
+    /// The bytes of `sge`, which is one of this request's; `None` without `IBV_SEND_INLINE`.
+    #[inline(always)]
+    #[must_use]
+    pub fn inline_piece(&self, sge: &'a ibv_sge) -> Option<UserBytes<'a>> {
+        (self.send_flags() & IBV_SEND_INLINE != 0).then(|| inline_piece(sge))
     }
 
     /// The bytes to copy into the queue, entry by entry; `None` without `IBV_SEND_INLINE`.
@@ -334,6 +361,18 @@ impl<'a> RecvWr<'a> {
     #[must_use]
     pub fn wr_id(&self) -> u64 {
         self.raw().wr_id
+    }
+
+    /// The entry of the scatter/gather list, where there is exactly one.
+    #[inline(always)]
+    #[must_use]
+    pub fn only_sge(&self) -> Option<&'a ibv_sge> {
+        let raw = self.raw();
+        if raw.num_sge != 1 {
+            return None;
+        }
+        // SAFETY: W1, W2 and the contract of `ibv_post_recv`: an entry at `sg_list`.
+        unsafe { raw.sg_list.as_ref() }
     }
 
     /// The scatter/gather list.
@@ -421,38 +460,77 @@ impl<'a> UserBytes<'a> {
         (UserBytes { len: mid, ..self }, rest)
     }
 
-    /// As [`Self::copy_to`], without the call of a `memcpy` for the sizes that inline messages mostly have.
+    /// Writes the 4 bytes of `head`, in memory order, to `dst`, and behind them all of these bytes: by words of 8 where `dst`
+    /// has them, the last one filled up with zeros. A reader of such words then finds each in one store, where bytes copied as they
+    /// lie would leave every word to two of them, which a CPU does not forward to a load.
     ///
     /// # Safety
-    /// As for [`Self::copy_to`].
+    /// `dst` is aligned to 8 and writable for `4 + len` bytes, rounded up to 8, and does not overlap these bytes.
     #[inline(always)]
-    pub unsafe fn copy_small(self, dst: *mut u8) {
-        /// Two moves of the width of `T` that meet or overlap in the middle.
+    pub unsafe fn copy_headed(self, head: u32, dst: NonNull<u64>) {
+        let UserBytes { ptr, len, .. } = self;
+        let put = |word: usize, value: u64| {
+            // SAFETY: the caller's word: each `word` below is one of those that hold the bytes.
+            let at = unsafe { dst.add(word) };
+            // SAFETY: as above.
+            unsafe { at.write(value) };
+        };
+        /// The `T` at byte `at`.
+        ///
+        /// # Safety
+        /// All of it is readable.
         #[inline(always)]
-        unsafe fn ends<T: Copy>(from: *const u8, to: *mut u8, len: usize) {
-            let last = len - size_of::<T>();
-            // SAFETY: the caller's word: at least one `T` within both.
-            let head = unsafe { from.cast::<T>().read_unaligned() };
-            // SAFETY: as above.
-            let tail_at = unsafe { from.add(last) };
-            // SAFETY: as above.
-            let tail = unsafe { tail_at.cast::<T>().read_unaligned() };
-            // SAFETY: as above.
-            unsafe { to.cast::<T>().write_unaligned(head) };
-            // SAFETY: as above.
-            let to_tail = unsafe { to.add(last) };
-            // SAFETY: as above.
-            unsafe { to_tail.cast::<T>().write_unaligned(tail) };
+        unsafe fn read<T>(ptr: *const u8, at: usize) -> T {
+            // SAFETY: the caller's word.
+            let from = unsafe { ptr.add(at) };
+            // SAFETY: as above; it needs no alignment, and T is a number.
+            unsafe { from.cast::<T>().read_unaligned() }
         }
-        match self.len {
-            // SAFETY: `len` is between once and twice the width; U1 and the caller's promise.
-            8..=16 => unsafe { ends::<u64>(self.ptr, dst, self.len) },
-            // SAFETY: as above.
-            17..=32 => unsafe { ends::<[u64; 2]>(self.ptr, dst, self.len) },
-            // SAFETY: as above.
-            33..=64 => unsafe { ends::<[u64; 4]>(self.ptr, dst, self.len) },
-            // SAFETY: the caller's promise.
-            _ => unsafe { self.copy_to(dst) },
+        // SAFETY: U1: only asked for 8 bytes that there are.
+        let get = |at: usize| u64::from_le(unsafe { read(ptr, at) });
+        let head = u64::from(u32::from_le(head));
+        if len < 8 {
+            let data = if len >= 4 {
+                // SAFETY: U1: the first 4 and the last 4, which may overlap.
+                let [low, high] = [0, len - 4].map(|at| u64::from(u32::from_le(unsafe { read(ptr, at) })));
+                low | high << (8 * (len - 4))
+            } else if len != 0 {
+                // The first, the middle and the last, which may be one.
+                let one = |at: usize| {
+                    // SAFETY: U1: below `len`.
+                    let byte: u8 = unsafe { read(ptr, at) };
+                    u64::from(byte) << (8 * at)
+                };
+                one(0) | one(len / 2) | one(len - 1)
+            } else {
+                0
+            };
+            put(0, (head | data << 32).to_le());
+            if len > 4 {
+                put(1, (data >> 32).to_le());
+            }
+            return;
+        }
+        put(0, (head | get(0) << 32).to_le());
+        if len <= 12 {
+            put(1, (get(len - 8) >> (8 * (12 - len))).to_le());
+            return;
+        }
+        // Word n holds the data from byte 8 * n - 4 on.
+        put(1, get(4).to_le());
+        let mut at = 12;
+        while at + 16 <= len {
+            put((at + 4) / 8, get(at).to_le());
+            put((at + 4) / 8 + 1, get(at + 8).to_le());
+            at += 16;
+        }
+        if at + 8 <= len {
+            put((at + 4) / 8, get(at).to_le());
+            at += 8;
+        }
+        if at < len {
+            // The last bytes, without one behind them: the end of 8 that there are.
+            put((at + 4) / 8, (get(len - 8) >> (8 * (8 - (len - at)))).to_le());
         }
     }
 
@@ -517,6 +595,16 @@ impl<'a> InlineData<'a> {
             _ => unsafe { core::slice::from_raw_parts(list, count) },
         };
         Ok(InlineData { source: Source::Bufs(bufs) })
+    }
+
+    /// The only piece, where there is one by its making; cheaper than to walk.
+    #[inline(always)]
+    #[must_use]
+    pub fn only(&self) -> Option<UserBytes<'a>> {
+        match self.source {
+            Source::One(bytes) => Some(bytes),
+            _ => None,
+        }
     }
 
     /// The pieces, in order.
@@ -659,6 +747,23 @@ mod tests {
         );
         let (head, tail) = bytes.split_at(9);
         assert_eq!((head.len(), tail.len()), (3, 0));
+    }
+
+    #[test]
+    fn bytes_behind_a_head_are_those_and_then_zeros() {
+        let bytes: Vec<u8> = (1..=70).collect();
+        for len in 0..=bytes.len() {
+            let mut words = [u64::MAX; 10];
+            let dst = NonNull::new(words.as_mut_ptr()).unwrap();
+            let from = UserBytes::from_slice(&bytes[..len]);
+            // SAFETY: 80 bytes of our own; at most 74 are needed.
+            unsafe { from.copy_headed(0x0403_0201_u32.to_le(), dst) };
+            let all: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            let end = (4 + len).next_multiple_of(8);
+            assert_eq!((&all[..4], &all[4..4 + len]), (&[1, 2, 3, 4][..], &bytes[..len]), "{len}");
+            assert!(all[4 + len..end].iter().all(|byte| *byte == 0), "{len}");
+            assert!(all[end..].iter().all(|byte| *byte == 0xff), "{len}");
+        }
     }
 
     fn gather(data: &InlineData<'_>) -> Vec<u8> {

@@ -12,6 +12,7 @@
 //! - D4: no reference is made to this memory; accesses are volatile or atomic, or plain writes ordered by a barrier.
 #![allow(unsafe_code, reason = "reads and writes memory that a device shares")]
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
 use std::sync::Arc;
@@ -123,17 +124,20 @@ impl Units {
         unsafe { self.at(index).read_volatile() }
     }
 
-    /// The four units of a 64-byte block; `index` is that of the first, a multiple of 4.
-    #[inline(always)]
-    #[must_use]
-    pub fn burst(&self, index: u32) -> [u64; 8] {
-        let ([a, b], [c, d]) = (self.get(index), self.get(index.wrapping_add(1)));
-        let ([e, f], [g, h]) = (self.get(index.wrapping_add(2)), self.get(index.wrapping_add(3)));
-        [a, b, c, d, e, f, g, h]
+    /// Writes `head`, 4 bytes in memory order, and behind it bytes of the application, from unit `index` on.
+    pub fn put_headed(&self, index: u32, head: u32, bytes: UserBytes<'_>) {
+        // Bytes up to the ring's end.
+        let room = (self.mask - (index & self.mask) + 1) as usize * UNIT;
+        if bytes.len() <= room - 8 {
+            // SAFETY: D2: 4 bytes and these, rounded up to 8, before the ring's end; application memory cannot overlap it.
+            unsafe { bytes.copy_headed(head, self.at(index).cast()) };
+        } else {
+            self.put(index, [u64::from(u32::from_le(head)).to_le(), 0]);
+            self.put_user(index.wrapping_mul(UNIT as u32).wrapping_add(4), bytes);
+        }
     }
 
     /// Copies bytes of the application, from byte `offset` of the ring on; more than the ring holds is not copied.
-    #[inline(always)]
     pub fn put_user(&self, offset: u32, bytes: UserBytes<'_>) {
         let size = (self.mask as usize + 1) * UNIT;
         let from = offset as usize & (size - 1);
@@ -141,7 +145,7 @@ impl Units {
         // SAFETY: D2: `from` is within the ring.
         let to = unsafe { self.base.cast::<u8>().add(from) };
         // SAFETY: `head` ends where the ring does; application memory cannot overlap ours.
-        unsafe { head.copy_small(to.as_ptr()) };
+        unsafe { head.copy_to(to.as_ptr()) };
         if !rest.is_empty() {
             let (rest, _) = rest.split_at(from);
             // SAFETY: the ring's first `from` bytes.
@@ -167,6 +171,92 @@ impl Units {
             data = later;
         }
         data.len()
+    }
+}
+
+/// Units in blocks of four, 64 bytes: what a send queue is made of.
+///
+/// - D6: the ring holds whole blocks.
+#[derive(Debug, Clone)]
+pub struct Blocks {
+    units: Units,
+}
+
+impl Blocks {
+    /// `count` blocks, a power of two, at `offset` bytes of `memory`.
+    ///
+    /// # Errors
+    /// As [`Units::new`].
+    pub fn new(memory: &Arc<Memory>, offset: usize, count: u32) -> Result<Blocks, Errno> {
+        Ok(Blocks { units: Units::new(memory, offset, count.checked_mul(4).ok_or(Errno::ERANGE)?)? })
+    }
+
+    /// The same, unit by unit.
+    #[inline(always)]
+    #[must_use]
+    pub fn units(&self) -> &Units {
+        &self.units
+    }
+
+    /// The block at `index`.
+    #[inline(always)]
+    #[must_use]
+    pub fn at(&self, index: u32) -> Block<'_> {
+        // SAFETY: D2, D6: the masked index of a multiple of 4 is that of the first of four units.
+        let base = unsafe { self.units.base.add((index.wrapping_mul(4) & self.units.mask) as usize) };
+        Block { base, blocks: PhantomData }
+    }
+}
+
+/// One block: 64 bytes at `base`.
+#[derive(Debug, Clone, Copy)]
+pub struct Block<'a> {
+    base: NonNull<[u64; 2]>,
+    blocks: PhantomData<&'a Blocks>,
+}
+
+impl Block<'_> {
+    #[inline(always)]
+    fn unit(self, at: u32) -> NonNull<[u64; 2]> {
+        // SAFETY: within the 64 bytes.
+        unsafe { self.base.add((at & 3) as usize) }
+    }
+
+    /// Writes unit `at`, which is taken modulo the block; its bytes in memory order.
+    #[inline(always)]
+    pub fn put(self, at: u32, unit: [u64; 2]) {
+        // SAFETY: within the 64 bytes, D4.
+        unsafe { self.unit(at).write(unit) };
+    }
+
+    /// Writes to unit `at` `head`, 4 bytes in memory order, and behind it bytes of the application, of which there are no more
+    /// than 12; with more nothing is written.
+    #[inline(always)]
+    pub fn put_headed(self, at: u32, head: u32, bytes: UserBytes<'_>) {
+        if bytes.len() <= UNIT - 4 {
+            // SAFETY: D4: 4 bytes and these, rounded up to 8, are a unit at most; application memory cannot overlap it.
+            unsafe { bytes.copy_headed(head, self.unit(at).cast()) };
+        }
+    }
+
+    /// Writes the first 8 bytes of unit 0, or with `AT` 1 the other 8.
+    #[inline(always)]
+    pub fn put_half<const AT: usize>(self, half: u64) {
+        const { assert!(AT < 2) };
+        // SAFETY: within the 64 bytes.
+        let at = unsafe { self.base.cast::<u64>().add(AT) };
+        // SAFETY: D4.
+        unsafe { at.write(half) };
+    }
+
+    /// The 8 bytes number `at`, which is taken modulo the block.
+    #[inline(always)]
+    #[must_use]
+    pub fn word(self, at: usize) -> u64 {
+        // SAFETY: within the 64 bytes.
+        let at = unsafe { self.base.cast::<u64>().add(at % 8) };
+        // SAFETY: D4.
+        unsafe { at.read_volatile() }
     }
 }
 
@@ -211,7 +301,7 @@ impl Entries {
     #[inline(always)]
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View { ring: self.ring, entries: core::marker::PhantomData }
+        View { ring: self.ring, entries: PhantomData }
     }
 
     /// Entries.
@@ -244,7 +334,7 @@ impl Entries {
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     ring: Ring,
-    entries: core::marker::PhantomData<&'a Entries>,
+    entries: PhantomData<&'a Entries>,
 }
 
 impl<'a> View<'a> {
@@ -262,7 +352,7 @@ impl<'a> View<'a> {
         let offset = ((index & self.ring.mask) as usize) << self.ring.shift;
         // SAFETY: D2.
         let base = unsafe { self.ring.base.add(offset) };
-        Entry { base, shift: self.ring.shift, entries: core::marker::PhantomData }
+        Entry { base, shift: self.ring.shift, entries: PhantomData }
     }
 }
 
@@ -343,7 +433,7 @@ pub struct Entry<'a> {
     base: NonNull<u8>,
     /// log2 of the bytes of the entry that it is the end of.
     shift: u32,
-    entries: core::marker::PhantomData<&'a Entries>,
+    entries: PhantomData<&'a Entries>,
 }
 
 impl Entry<'_> {

@@ -11,6 +11,7 @@
 use core::ptr::NonNull;
 
 use crate::error::Errno;
+use crate::hw::dma::Block;
 use crate::uapi::sys::Map;
 
 /// Bytes of one write-combining burst.
@@ -130,13 +131,116 @@ impl Registers {
         // SAFETY: `_mapping` keeps it mapped.
         unsafe { self.window.store64(offset, bytes) }
     }
+}
 
-    /// Stores one burst of 64 bytes, as 8 stores in ascending order: the write-combining buffer makes one of them. Never by
-    /// `memcpy`, whose order is its own.
-    #[inline(always)]
-    pub fn store_burst(&self, offset: usize, burst: &[u64; BURST / 8]) {
-        for (at, bytes) in burst.iter().enumerate() {
-            self.store64(offset + at * 8, *bytes);
+/// A doorbell register for send queues: 8 bytes, or two halves of BlueFlame that are used in turn.
+///
+/// - R5: `base` is aligned to 8, and 8 bytes, or twice `half`, lie within the mapping; `half` is 0 or a power of two of whole
+///   bursts.
+#[derive(Debug, Clone)]
+pub struct Halves {
+    base: NonNull<u8>,
+    half: u32,
+    /// Keeps R5.
+    _mapping: std::sync::Arc<Mapping>,
+}
+
+// SAFETY: as for [`Window`].
+unsafe impl Send for Halves {}
+// SAFETY: as for [`Window`].
+unsafe impl Sync for Halves {}
+
+impl Halves {
+    /// A register at `offset` of `mapping`, of two times `half` bytes; with `half` 0 there is only a doorbell.
+    ///
+    /// # Errors
+    /// `ERANGE` where it is not within, or `half` is no number of bursts that is a power of two.
+    pub fn new(mapping: &std::sync::Arc<Mapping>, offset: usize, half: u32) -> Result<Halves, Errno> {
+        if half != 0 && (!half.is_power_of_two() || (half as usize) < BURST) {
+            return Err(Errno::ERANGE);
         }
+        let window = mapping.window(offset, if half == 0 { 8 } else { 2 * half as usize })?;
+        Ok(Halves { base: window.base, half, _mapping: mapping.clone() })
+    }
+
+    /// Bytes of a half; 0: there is only a doorbell.
+    #[inline(always)]
+    #[must_use]
+    pub fn half(&self) -> u32 {
+        self.half
+    }
+
+    /// The half for turn `turn`.
+    #[inline(always)]
+    fn at(&self, turn: u32) -> NonNull<u8> {
+        // SAFETY: R5: 0, or `half`.
+        unsafe { self.base.add((turn & self.half) as usize) }
+    }
+
+    /// Stores 8 bytes, in memory order, to the doorbell of turn `turn`.
+    #[inline(always)]
+    pub fn store64(&self, turn: u32, bytes: u64) {
+        // SAFETY: R5, R3. STALE: a store to a device that is gone is dropped, or lands in a dummy page.
+        unsafe { self.at(turn).cast::<u64>().write_volatile(bytes) };
+    }
+
+    /// Stores a block as burst number `burst` of the half of turn `turn`; a register that is only a doorbell is left alone.
+    #[inline(always)]
+    pub fn store_burst(&self, turn: u32, burst: u32, block: Block<'_>) {
+        if self.half == 0 {
+            return;
+        }
+        let offset = (burst as usize * BURST) & (self.half as usize - 1);
+        // SAFETY: R5: the half has whole bursts, of which the masked offset is one.
+        let at = unsafe { self.at(turn).add(offset) }.cast::<u64>();
+        // 8 stores in ascending order, of which the write-combining buffer makes one; never by `memcpy`, whose order is its own.
+        for word in 0..BURST / 8 {
+            // SAFETY: within the burst.
+            let to = unsafe { at.add(word) };
+            // SAFETY: R5, R3. STALE: as in `store64`.
+            unsafe { to.write_volatile(block.word(word)) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::abi::host::ForkRanges;
+    use crate::hw::dma::{Blocks, Memory};
+    use crate::uapi::sys::{self, twin::Kernel};
+
+    #[test]
+    fn halves_take_turns_and_nothing_is_stored_outside() {
+        let _kernel = Kernel::real();
+        let map = sys::map_memory(4096).unwrap();
+        let bytes = map.as_ptr();
+        let mapping = Arc::new(Mapping::new(map));
+        let memory = Memory::new(128, ForkRanges::default()).unwrap();
+        let blocks = Blocks::new(&memory, 0, 2).unwrap();
+        (0..8).for_each(|at| blocks.units().put(at, [u64::from(at) + 1, 9]));
+        for (offset, half) in [(0, 32), (0, 96), (4096 - 64, 64), (4, 64), (4092, 0)] {
+            assert_eq!(Halves::new(&mapping, offset, half).unwrap_err(), Errno::ERANGE, "{offset} {half}");
+        }
+        let halves = Halves::new(&mapping, 2048, 128).unwrap();
+        halves.store_burst(0, 0, blocks.at(0));
+        halves.store_burst(0, 1, blocks.at(1));
+        halves.store_burst(halves.half(), 2, blocks.at(3));
+        halves.store64(u32::MAX, 77);
+        let word = |offset: usize| {
+            // SAFETY: within the page.
+            let at = unsafe { bytes.add(offset) };
+            // SAFETY: as above.
+            unsafe { at.cast::<u64>().read_volatile() }
+        };
+        let starts = [0, 48, 64, 112, 128, 144, 192].map(|at| word(2048 + at));
+        assert_eq!(starts, [1, 4, 5, 8, 77, 6, 0]);
+        let bell = Halves::new(&mapping, 4088, 0).unwrap();
+        bell.store_burst(1, 0, blocks.at(0));
+        assert_eq!(word(4088), 0);
+        bell.store64(1, 5);
+        assert_eq!(word(4088), 5);
     }
 }

@@ -47,7 +47,10 @@ fn segments() -> Vec<(&'static str, &'static str, &'static str, Vec<u8>)> {
             "mlx5_wqe_ctrl_seg",
             "mlx5dv_set_ctrl_seg(&seg, 0xbeef, MLX5_OPCODE_RDMA_WRITE_IMM, 0, 0xabcdef, MLX5_WQE_CTRL_CQ_UPDATE | \
              MLX5_WQE_CTRL_SOLICITED | MLX5_WQE_CTRL_FENCE, 5, 0, htobe32(0x01020304));",
-            bytes(&[wqe::ctrl(opcode::RDMA_WRITE_IMM, 0xbeef, 0xab_cdef, 5, flags, 0x0102_0304)]),
+            bytes(&[[
+                wqe::ctrl_place(opcode::RDMA_WRITE_IMM, 0xbeef, 0xab_cdef << 8 | 5),
+                wqe::ctrl_flags(flags, 0x0102_0304_u32.to_be()),
+            ]]),
         ),
         (
             "raddr",
@@ -72,7 +75,7 @@ fn segments() -> Vec<(&'static str, &'static str, &'static str, Vec<u8>)> {
             "inline",
             "mlx5_wqe_inl_data_seg",
             "seg.byte_count = htobe32(MLX5_INLINE_SEG | 77);",
-            part(&bytes(&[wqe::inline_head(77)]), 0, 4),
+            wqe::inline_head(77).to_ne_bytes().to_vec(),
         ),
         (
             "next",
@@ -196,7 +199,6 @@ const NUMBERS: &[(&str, u64)] = &[
     ("MLX5_OPCODE_RDMA_WRITE_IMM", opcode::RDMA_WRITE_IMM as u64),
     ("MLX5_OPCODE_SEND", opcode::SEND as u64),
     ("MLX5_OPCODE_SEND_IMM", opcode::SEND_IMM as u64),
-    ("MLX5_OPCODE_TSO", opcode::TSO as u64),
     ("MLX5_OPCODE_RDMA_READ", opcode::RDMA_READ as u64),
     ("MLX5_OPCODE_ATOMIC_CS", opcode::ATOMIC_CS as u64),
     ("MLX5_OPCODE_ATOMIC_FA", opcode::ATOMIC_FA as u64),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::clock::Clock;
 use super::cqe::{self, Cqe, opcode};
 use super::dbrec::Dbrec;
+use super::op::Noted;
 use super::ring::{Key, Outstanding, Owner, Receives};
 use super::srq;
 use crate::abi::host::ForkRanges;
@@ -196,8 +197,8 @@ pub struct Cq {
 #[derive(Debug, Clone, Copy, Default)]
 struct Current {
     index: u32,
-    /// What its post noted.
-    noted: u8,
+    /// What the post of a send noted.
+    noted: Noted,
     failed: bool,
 }
 
@@ -248,7 +249,7 @@ impl family::Arm for Arm {
 /// What an entry came to.
 enum Parsed {
     /// A completion: its `wr_id`, status, and what was noted of a send.
-    Done { wr_id: u64, status: u32, noted: u8 },
+    Done { wr_id: u64, status: u32, noted: Noted },
     /// Nothing that the application sees.
     Skip,
     /// It speaks of a queue or a work request that there is not.
@@ -263,15 +264,13 @@ fn at_home<'a>(places: View<'a, Place>, uidx: u32) -> Option<&'a Owner> {
     if place.key == uidx { place.owner.as_deref() } else { None }
 }
 
-/// The work request of a good completion of a send, retired. `None` where it takes more than a look to say which one, or what it
-/// was; then nothing was done.
+/// The work request of a good completion of a send, retired: its `wr_id`, what was noted, and its owner. `None` where it takes
+/// more than a look to say which one; then nothing was done.
 #[inline(always)]
-fn retire_sent(places: View<'_, Place>, cqe: Cqe<'_>, sent: cqe::Sent) -> Option<u64> {
-    if !sent.is_plain() {
-        return None;
-    }
-    let (wr_id, _) = at_home(places, cqe.srqn_uidx())?.send.as_ref()?.complete(cqe.wqe_counter())?;
-    Some(wr_id)
+fn retire_sent<'a>(places: View<'a, Place>, cqe: Cqe<'_>) -> Option<(u64, Noted, &'a Owner)> {
+    let owner = at_home(places, cqe.srqn_uidx())?;
+    let (wr_id, meta) = owner.send.as_ref()?.complete(cqe.wqe_counter())?;
+    Some((wr_id, meta.noted, owner))
 }
 
 /// As [`retire_sent`], of a receive: its `wr_id`, and its owner.
@@ -289,11 +288,16 @@ fn retire_received<'a>(places: View<'a, Place>, uidx: u32, cqe: Cqe<'_>) -> Opti
 /// [`retire_sent`], and the completion in `to`.
 #[inline(always)]
 fn sent(places: View<'_, Place>, cqe: Cqe<'_>, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
-    let (sent, qp_num) = cqe.sent();
-    let wr_id = retire_sent(places, cqe, sent)?;
-    let (opcode, wc_flags) = (sent.plain_wc_opcode(), sent.wc_flags());
-    let byte_len = cqe.byte_cnt();
-    Success { wr_id, opcode, byte_len, qp_num, wc_flags, ..Success::default() }.put(to);
+    let (wr_id, noted, owner) = retire_sent(places, cqe)?;
+    let wc = Success {
+        wr_id,
+        opcode: noted.opcode(),
+        byte_len: if noted.is_atomic() { 8 } else { cqe.byte_cnt() },
+        qp_num: owner.qpn,
+        wc_flags: noted.wc_flags(),
+        ..Success::default()
+    };
+    wc.put(to);
     Some(())
 }
 
@@ -337,12 +341,9 @@ fn retire(owners: &Owners, by_uidx: bool, cqe: Cqe<'_>) -> Parsed {
                 return Parsed::Garbage;
             };
             let Some((wr_id, meta)) = ring.complete(cqe.wqe_counter()) else { return Parsed::Garbage };
-            let noted = meta.opcode;
+            let noted = meta.noted;
             if code == opcode::REQ_ERR {
                 return Parsed::Done { wr_id, status: cqe::status(cqe.syndrome()), noted };
-            }
-            if cqe::send_wc_opcode(cqe.send_opcode(), noted).is_none() {
-                return Parsed::Garbage;
             }
             let status = if cqe.has_data() { scatter_send(ring, cqe) } else { IBV_WC_SUCCESS };
             Parsed::Done { wr_id, status, noted }
@@ -396,7 +397,7 @@ fn retire_receive(owners: &Owners, by_uidx: bool, cqe: Cqe<'_>) -> Parsed {
             } else {
                 IBV_WC_SUCCESS
             };
-            Parsed::Done { wr_id, status, noted: 0 }
+            Parsed::Done { wr_id, status, noted: Noted::default() }
         }
         Receives::Shared(srq) => {
             if failed && cqe.is_odp_fault() {
@@ -411,7 +412,7 @@ fn retire_receive(owners: &Owners, by_uidx: bool, cqe: Cqe<'_>) -> Parsed {
                 IBV_WC_SUCCESS
             };
             match srq.complete(counter) {
-                Some(wr_id) => Parsed::Done { wr_id, status, noted: 0 },
+                Some(wr_id) => Parsed::Done { wr_id, status, noted: Noted::default() },
                 None => Parsed::Garbage,
             }
         }
@@ -421,9 +422,9 @@ fn retire_receive(owners: &Owners, by_uidx: bool, cqe: Cqe<'_>) -> Parsed {
 
 /// `ibv_wc.wc_flags` and the word for `imm_data` or `invalidated_rkey`, of a good completion.
 #[inline(always)]
-fn flags(cqe: Cqe<'_>) -> (u32, u32) {
+fn flags(cqe: Cqe<'_>, noted: Noted) -> (u32, u32) {
     if cqe.opcode() == opcode::REQ {
-        return (cqe.sent().0.wc_flags(), 0);
+        return (noted.wc_flags(), 0);
     }
     let (_, flags, word) = cqe.operation_received(cqe.uidx_and_word().1);
     (flags | cqe.grh(), word)
@@ -431,21 +432,17 @@ fn flags(cqe: Cqe<'_>) -> (u32, u32) {
 
 /// `ibv_wc.opcode` of a completion that did not fail.
 #[inline(always)]
-fn wc_opcode(cqe: Cqe<'_>, noted: u8) -> u32 {
+fn wc_opcode(cqe: Cqe<'_>, noted: Noted) -> u32 {
     match cqe.opcode() {
         opcode::RESP_WR_IMM..=opcode::RESP_SEND_INV => cqe.operation_received(0).0,
-        _ => cqe::send_wc_opcode(cqe.send_opcode(), noted).unwrap_or_default(),
+        _ => noted.opcode(),
     }
 }
 
 /// The bytes that a good completion speaks of.
 #[inline(always)]
-fn byte_len(cqe: Cqe<'_>) -> u32 {
-    if cqe.opcode() == opcode::REQ && cqe::Sent::of(cqe.send_opcode()).is_atomic() {
-        8
-    } else {
-        cqe.byte_cnt()
-    }
+fn byte_len(cqe: Cqe<'_>, noted: Noted) -> u32 {
+    if cqe.opcode() == opcode::REQ && noted.is_atomic() { 8 } else { cqe.byte_cnt() }
 }
 
 impl Cq {
@@ -668,9 +665,9 @@ impl Cq {
         let cqe = Cqe::read(self.entries.entry(index));
         // The entry is read after the byte that says it is ours.
         udma_from_device_barrier();
-        if let Some(wr_id) = self.retire_good(index, cqe) {
+        if let Some((wr_id, noted)) = self.retire_good(index, cqe) {
             self.consumer.set(index.wrapping_add(1));
-            self.current = Current { index, noted: 0, failed: false };
+            self.current = Current { index, noted, failed: false };
             return Ok(Head { wr_id, status: IBV_WC_SUCCESS });
         }
         self.load_other()
@@ -702,12 +699,12 @@ impl Cq {
 
     /// The work request of `cqe`, the entry at `index`, retired, if that is one of the good completions that nearly all are.
     #[inline(always)]
-    fn retire_good(&self, index: u32, cqe: Cqe<'_>) -> Option<u64> {
+    fn retire_good(&self, index: u32, cqe: Cqe<'_>) -> Option<(u64, Noted)> {
         let (count, places) = (self.entries.count(), self.owners.places.view());
         if cqe.is_good(true, index, count) {
-            retire_sent(places, cqe, cqe.sent().0)
+            retire_sent(places, cqe).map(|(wr_id, noted, _)| (wr_id, noted))
         } else if cqe.is_good(false, index, count) {
-            retire_received(places, cqe.srqn_uidx(), cqe).map(|(wr_id, _)| wr_id)
+            retire_received(places, cqe.srqn_uidx(), cqe).map(|(wr_id, _)| (wr_id, Noted::default()))
         } else {
             None
         }
@@ -855,7 +852,7 @@ impl Cq {
         }
         let Flushed { wr, qpn, received } = self.next_flushed().ok_or(Errno::ENOENT)?;
         cqe::put_flushed(self.entries.entry(0), qpn, received);
-        self.current = Current { index: 0, noted: wr.opcode as u8, failed: true };
+        self.current = Current { index: 0, noted: Noted::of_flushed(wr.opcode), failed: true };
         Ok(Head { wr_id: wr.wr_id, status: IBV_WC_WR_FLUSH_ERR })
     }
 }
@@ -869,24 +866,24 @@ fn give_back(srq: &srq::Inner, cqe: Cqe<'_>) {
 }
 
 /// The whole of a completion, whatever it is, for `ibv_poll_cq`.
-fn wc(owners: &Owners, cqe: Cqe<'_>, by_uidx: bool, wr_id: u64, status: u32, noted: u8) -> ibv_wc {
+fn wc(owners: &Owners, cqe: Cqe<'_>, by_uidx: bool, wr_id: u64, status: u32, noted: Noted) -> ibv_wc {
     let code = cqe.opcode();
     let mut wc = ibv_wc { wr_id, status, qp_num: cqe.qpn(), ..ibv_wc::zeroed() };
     match code {
         opcode::REQ => {
-            wc.opcode = cqe::send_wc_opcode(cqe.send_opcode(), noted).unwrap_or_default();
-            wc.byte_len = byte_len(cqe);
-            wc.wc_flags = flags(cqe).0;
+            wc.opcode = noted.opcode();
+            wc.byte_len = byte_len(cqe, noted);
+            wc.wc_flags = noted.wc_flags();
         }
         opcode::REQ_ERR | opcode::RESP_ERR => {
             wc.vendor_err = cqe.vendor_err();
             // Undefined by ibv_poll_cq(3); the side is known all the same.
-            wc.opcode = if code == opcode::RESP_ERR { IBV_WC_RECV } else { u32::from(noted) };
+            wc.opcode = if code == opcode::RESP_ERR { IBV_WC_RECV } else { noted.opcode() };
             Cq::report(cqe);
         }
         _ => {
-            let (flags, word) = flags(cqe);
-            wc.opcode = wc_opcode(cqe, 0);
+            let (flags, word) = flags(cqe, noted);
+            wc.opcode = wc_opcode(cqe, noted);
             wc.byte_len = cqe.byte_cnt();
             (wc.wc_flags, wc.imm_data) = (flags, word);
             wc.src_qp = cqe.src_qp();
@@ -952,7 +949,7 @@ impl CompletionQueue for Cq {
         let cqe = self.current();
         match cqe.opcode() {
             opcode::RESP_ERR => IBV_WC_RECV,
-            opcode::REQ_ERR => u32::from(self.current.noted),
+            opcode::REQ_ERR => self.current.noted.opcode(),
             _ => wc_opcode(cqe, self.current.noted),
         }
     }
@@ -962,11 +959,11 @@ impl CompletionQueue for Cq {
     }
 
     fn byte_len(&self) -> u32 {
-        byte_len(self.current())
+        byte_len(self.current(), self.current.noted)
     }
 
     fn imm_data(&self) -> u32 {
-        flags(self.current()).1
+        flags(self.current(), self.current.noted).1
     }
 
     fn qp_num(&self) -> u32 {
@@ -983,7 +980,7 @@ impl CompletionQueue for Cq {
         }
         let cqe = self.current();
         let sums = self.owners.find(key(self.by_uidx, cqe)).is_some_and(Owner::checks_sums) && cqe.csum_ok();
-        flags(cqe).0 | if sums { IBV_WC_IP_CSUM_OK } else { 0 }
+        flags(cqe, self.current.noted).0 | if sums { IBV_WC_IP_CSUM_OK } else { 0 }
     }
 
     fn slid(&self) -> u32 {

@@ -2,7 +2,6 @@
 //!
 //! Only field places and the meaning of numbers; nothing read is trusted to be one of them.
 
-use super::wqe;
 use crate::abi::public::*;
 use crate::hw::dma::Entry;
 
@@ -132,14 +131,7 @@ impl<'a> Cqe<'a> {
         self.qpn()
     }
 
-    /// What was sent, and on which QP.
-    #[inline(always)]
-    pub(super) fn sent(self) -> (Sent, u32) {
-        let word = self.entry.be32::<SOP_DROP_QPN>();
-        (Sent::of((word >> 24) as u8), word & 0xff_ffff)
-    }
-
-    /// The send opcode, [`wqe::opcode`].
+    /// The send opcode, [`super::wqe::opcode`].
     #[inline(always)]
     pub(super) fn send_opcode(self) -> u8 {
         (self.entry.be32::<SOP_DROP_QPN>() >> 24) as u8
@@ -305,93 +297,4 @@ pub(super) fn status(syndrome: u32) -> u32 {
         SYNDROME_REMOTE_ABORTED => IBV_WC_REM_ABORT_ERR,
         _ => IBV_WC_GENERAL_ERR,
     }
-}
-
-/// What a send opcode of the device means to verbs, in a byte: the `ibv_wc_opcode`, and the bits below.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sent(u8);
-
-/// It carries immediate data.
-const IMM: u8 = 1 << 3;
-/// It gives 8 bytes, and the entry does not say so.
-const ATOMIC: u8 = 1 << 5;
-/// Several verbs make it: the post noted which one.
-const NOTED: u8 = 1 << 6;
-/// No verb makes it.
-const UNKNOWN: u8 = 1 << 7;
-
-/// [`Sent`] of each opcode: one load, where a match would be a jump through a table, mispredicted when operations alternate.
-#[allow(clippy::indexing_slicing, reason = "at compile time")]
-static SENT: [u8; 256] = {
-    let mut table = [UNKNOWN; 256];
-    let known = [
-        (wqe::opcode::RDMA_WRITE, IBV_WC_RDMA_WRITE, 0),
-        (wqe::opcode::RDMA_WRITE_IMM, IBV_WC_RDMA_WRITE, IMM),
-        (wqe::opcode::SEND, IBV_WC_SEND, 0),
-        (wqe::opcode::SEND_IMM, IBV_WC_SEND, IMM),
-        (wqe::opcode::SEND_INVAL, IBV_WC_SEND, 0),
-        (wqe::opcode::RDMA_READ, IBV_WC_RDMA_READ, 0),
-        (wqe::opcode::ATOMIC_CS, IBV_WC_COMP_SWAP, ATOMIC),
-        (wqe::opcode::ATOMIC_FA, IBV_WC_FETCH_ADD, ATOMIC),
-        (wqe::opcode::TSO, IBV_WC_TSO, 0),
-        (wqe::opcode::UMR, 0, NOTED),
-        (wqe::opcode::NOP, 0, NOTED),
-    ];
-    let mut at = 0;
-    while at < known.len() {
-        let (code, wc, bits) = known[at];
-        assert!(wc < IMM as u32);
-        table[code as usize] = wc as u8 | bits;
-        at += 1;
-    }
-    table
-};
-
-impl Sent {
-    #[inline(always)]
-    pub(super) fn of(send_opcode: u8) -> Sent {
-        Sent(SENT.get(usize::from(send_opcode)).copied().unwrap_or(UNKNOWN))
-    }
-
-    /// The completion says all.
-    #[inline(always)]
-    pub(super) fn is_plain(self) -> bool {
-        self.0 & (ATOMIC | NOTED | UNKNOWN) == 0
-    }
-
-    #[inline(always)]
-    pub(super) fn is_unknown(self) -> bool {
-        self.0 & UNKNOWN != 0
-    }
-
-    #[inline(always)]
-    pub(super) fn is_atomic(self) -> bool {
-        self.0 & ATOMIC != 0
-    }
-
-    /// `ibv_wc.opcode`, but for [`Sent::wc_opcode`]'s case.
-    #[inline(always)]
-    pub(super) fn plain_wc_opcode(self) -> u32 {
-        u32::from(self.0 & (IMM - 1))
-    }
-
-    /// `ibv_wc.opcode`; `noted` is what the post noted, for those that several verbs share.
-    #[inline(always)]
-    pub(super) fn wc_opcode(self, noted: u8) -> u32 {
-        if self.0 & NOTED != 0 { u32::from(noted) } else { self.plain_wc_opcode() }
-    }
-
-    /// `ibv_wc.wc_flags`.
-    #[inline(always)]
-    pub(super) fn wc_flags(self) -> u32 {
-        const { assert!(IBV_WC_WITH_IMM == IMM as u32 >> 2) };
-        u32::from(self.0 & IMM) >> 2
-    }
-}
-
-/// `ibv_wc_opcode` of a send that the device names by `send_opcode`; `noted` is what the post noted. `None` for what no verb
-/// makes.
-pub(super) fn send_wc_opcode(send_opcode: u8, noted: u8) -> Option<u32> {
-    let sent = Sent::of(send_opcode);
-    (!sent.is_unknown()).then(|| sent.wc_opcode(noted))
 }

@@ -5,15 +5,16 @@ use core::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use super::dbrec::Pool;
+use super::op::transport;
 use super::ring::{Key, Owner, Receives, RecvRing, SendRing};
-use super::send::{SendQueue, Shape, transport};
+use super::send::{SendQueue, Shape};
 use super::wqe;
 use super::{Ah, Cq, srq};
 use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
 use crate::abi::wr::{InlineData, UserBytes};
 use crate::family::{CompletionQueue as _, Head, SendBuilder as _, SendOp};
-use crate::hw::dma::{Entries, Memory, Units};
+use crate::hw::dma::{Blocks, Entries, Memory, Units};
 use crate::sync::Locking;
 use crate::uapi::sys::twin::Kernel;
 
@@ -23,8 +24,7 @@ const BLOCKS: u32 = 32;
 fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
     let memory = Memory::new(8192, ForkRanges::default()).ok()?;
     let dbrec = pool.take().ok()?;
-    let send =
-        SendRing::new(BLOCKS, Units::new(&memory, 4096, BLOCKS * 4).ok()?, dbrec.clone(), Arc::default());
+    let send = SendRing::new(BLOCKS, Blocks::new(&memory, 4096, BLOCKS).ok()?, dbrec.clone(), Arc::default());
     send.gate.set(BLOCKS);
     let receives = if shared {
         let shape = super::shape::Srq { count: 16, log_units: 1 };
@@ -164,7 +164,7 @@ pub fn fuzz_wqe(data: &[u8]) {
             continue;
         }
         let first = block * wqe::UNITS_PER_BB;
-        let [ctrl, flags_and_imm] = ring.units.get(first);
+        let [ctrl, flags_and_imm] = ring.blocks.units().get(first);
         let ds = wqe::ds_of(ctrl);
         assert_eq!(u64::from_be(ctrl) >> 40 & 0xffff, u64::from(block & 0xffff));
         assert_eq!(u64::from_be(ctrl) >> 8 & 0xff_ffff, 0x77);
@@ -176,11 +176,11 @@ pub fn fuzz_wqe(data: &[u8]) {
         };
         match op {
             SendOp::Write { rkey, remote_addr } => {
-                assert_eq!(ring.units.get(at), wqe::raddr(remote_addr, rkey));
+                assert_eq!(ring.blocks.units().get(at), wqe::raddr(remote_addr, rkey));
                 at += 1;
             }
             SendOp::CmpSwp { compare, swap, .. } => {
-                assert_eq!(ring.units.get(at + 1), wqe::atomic(swap, compare));
+                assert_eq!(ring.blocks.units().get(at + 1), wqe::atomic(swap, compare));
                 at += 2;
             }
             SendOp::SendImm { imm_data } => {
@@ -191,14 +191,14 @@ pub fn fuzz_wqe(data: &[u8]) {
         if inline && !payload.is_empty() {
             let mut bytes = Vec::new();
             for unit in at..first + ds {
-                ring.units.get(unit).iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+                ring.blocks.units().get(unit).iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
             }
             let head = (wqe::INLINE_SEG | payload.len() as u32).to_be_bytes();
             assert_eq!(bytes.get(..4), Some(&head[..]));
             assert_eq!(bytes.get(4..4 + payload.len()), Some(payload));
         } else if !inline {
             for sge in sges.iter().filter(|sge| sge.length != 0) {
-                assert_eq!(ring.units.get(at), wqe::data(sge.length, sge.lkey, sge.addr));
+                assert_eq!(ring.blocks.units().get(at), wqe::data(sge.length, sge.lkey, sge.addr));
                 at += 1;
             }
             assert_eq!(at, first + ds);

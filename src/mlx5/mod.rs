@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | `wqe`, `cqe` | layouts, as values |
+//! | `op` | what an operation is: in a WQE and in its completion |
 //! | `ring` | what post and poll share of a queue, and its outstanding work requests |
 //! | `send`, `recv`, `srq` | posting |
 //! | `cq` | polling |
@@ -26,6 +27,7 @@ mod dbrec;
 mod env;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod op;
 mod recv;
 mod ring;
 mod send;
@@ -48,7 +50,7 @@ use crate::family::{
     QueuePair, Refused, SrqRequest, Verbs,
 };
 use crate::ha::ledger::Fate;
-use crate::hw::dma::{Entries, Memory, Units};
+use crate::hw::dma::{Blocks, Entries, Memory, Units};
 use crate::log;
 use crate::sync::SpinLock;
 use crate::uapi::mlx5 as wire;
@@ -297,7 +299,7 @@ impl Mlx5 {
             qpn: 0,
             csum: AtomicBool::new(false),
         });
-        let shape = send::Shape { transport: send::transport::XRC, ..send::Shape::default() };
+        let shape = send::Shape { transport: op::transport::XRC, ..send::Shape::default() };
         Ok(Qp {
             sq: SpinLock::new(SendQueue::new(shape, owner.clone(), None)),
             rq: None,
@@ -577,7 +579,7 @@ impl Family for Mlx5 {
     }
 
     fn send_ops(&self, _device: &Device, qp_type: u32) -> u64 {
-        send::builders(qp_type, self.atomics)
+        op::builders(qp_type, self.atomics)
     }
 
     fn create_qp(
@@ -647,8 +649,7 @@ impl Family for Mlx5 {
             let send = if sizes.sq_blocks == 0 {
                 None
             } else {
-                let count = sizes.sq_blocks * wqe::UNITS_PER_BB;
-                let units = Units::new(&memory, sizes.sq_offset(), count).step(lay_out)?;
+                let units = Blocks::new(&memory, sizes.sq_offset(), sizes.sq_blocks).step(lay_out)?;
                 Some(SendRing::new(sizes.sq_blocks, units, dbrec.clone(), device.life.clone()))
             };
             let receives = if let Some(srq) = attached.srq {
@@ -669,7 +670,7 @@ impl Family for Mlx5 {
             let owner =
                 Arc::new(Owner { key, send, receives, qpn: made.qp_num, csum: AtomicBool::new(false) });
             let shape = send::Shape {
-                transport: send::transport_of(request.qp_type),
+                transport: op::transport_of(request.qp_type),
                 sq_sig_all: request.sq_sig_all,
                 atomics: self.atomics,
                 prefer_bf: self.env.prefer_bf,

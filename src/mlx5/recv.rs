@@ -21,6 +21,51 @@ pub(super) struct RecvQueue {
     owner: Arc<Owner>,
 }
 
+/// Writes the WQE of receive number `head`.
+#[inline(always)]
+fn post_one(ring: &RecvRing, head: u32, max_sge: u32, wr: &RecvWr<'_>) -> Result<(), Errno> {
+    let first = ring.first_unit(head);
+    match wr.only_sge() {
+        Some(sge) if sge.length != 0 && max_sge != 0 => {
+            ring.units.put(first, wqe::data(sge.length, sge.lkey, sge.addr));
+            if max_sge > 1 {
+                ring.units.put(first.wrapping_add(1), wqe::DATA_END);
+            }
+        }
+        _ => put_list(ring, first, max_sge, wr.sges()?)?,
+    }
+    ring.note(head, wr.wr_id());
+    Ok(())
+}
+
+/// Data segments from unit `first` on, of those entries that have a length.
+#[inline(never)]
+fn put_list(ring: &RecvRing, first: u32, max_sge: u32, sges: &[ibv_sge]) -> Result<(), Errno> {
+    if sges.len() > max_sge as usize {
+        return Err(Errno::EINVAL);
+    }
+    let mut at = first;
+    for sge in sges.iter().filter(|sge| sge.length != 0) {
+        ring.units.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
+        at += 1;
+    }
+    if at - first < max_sge {
+        ring.units.put(at, wqe::DATA_END);
+    }
+    Ok(())
+}
+
+/// Why no receive more than the `head` so far may be posted, after a look how many really completed; `None` where one may.
+#[inline(never)]
+fn full(tail: &mut u32, ring: &RecvRing, head: u32, limit: u32) -> Option<Errno> {
+    *tail = ring.tail();
+    if head.wrapping_sub(*tail) < limit {
+        return None;
+    }
+    // Nothing is taken before INIT.
+    Some(if limit == 0 { Errno::EINVAL } else { Errno::ENOMEM })
+}
+
 impl RecvQueue {
     pub(super) fn new(max_sge: u32, owner: Arc<Owner>) -> RecvQueue {
         RecvQueue { head: 0, tail: 0, max_sge, owner }
@@ -31,27 +76,8 @@ impl RecvQueue {
         (self.head, self.tail) = (0, 0);
     }
 
-    #[inline(always)]
-    fn post_one(&self, ring: &RecvRing, head: u32, wr: &RecvWr<'_>) -> Result<(), Errno> {
-        let sges = wr.sges()?;
-        if sges.len() > self.max_sge as usize {
-            return Err(Errno::EINVAL);
-        }
-        let first = (head & (ring.count() - 1)) << ring.log_units;
-        let mut at = first;
-        for sge in sges.iter().filter(|sge| sge.length != 0) {
-            ring.units.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
-            at += 1;
-        }
-        if at - first < self.max_sge {
-            ring.units.put(at, wqe::DATA_END);
-        }
-        ring.note(head, wr.wr_id());
-        Ok(())
-    }
-
     /// Posts a list; the record is written once.
-    #[inline]
+    #[inline(always)]
     pub(super) fn post(&mut self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
         let Receives::Own(ring) = &self.owner.receives else {
             return Err(Refused { wr: wrs.as_ptr(), errno: Errno::EINVAL });
@@ -61,18 +87,15 @@ impl RecvQueue {
         if closed {
             limit = ring.count();
         }
-        let (mut head, mut tail) = (self.head, self.tail);
+        let mut head = self.head;
         let mut result = Ok(());
         for wr in wrs {
-            if head.wrapping_sub(tail) >= limit {
-                tail = ring.tail();
-            }
-            let posted = if head.wrapping_sub(tail) >= limit {
-                // Nothing is taken before INIT.
-                Err(if limit == 0 { Errno::EINVAL } else { Errno::ENOMEM })
+            let full = if head.wrapping_sub(self.tail) < limit {
+                None
             } else {
-                self.post_one(ring, head, &wr)
+                full(&mut self.tail, ring, head, limit)
             };
+            let posted = full.map_or_else(|| post_one(ring, head, self.max_sge, &wr), Err);
             if let Err(errno) = posted {
                 result = Err(Refused { wr: wr.as_ptr(), errno });
                 break;
@@ -84,9 +107,9 @@ impl RecvQueue {
         } else if head != self.head {
             // The WQEs are in memory before the record lets the device read them.
             udma_to_device_barrier();
-            ring.dbrec.record.store::<RCV_DBR>(head & 0xffff);
+            ring.record.store::<RCV_DBR>(head & 0xffff);
         }
-        (self.head, self.tail) = (head, tail);
+        self.head = head;
         result
     }
 }

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use super::dbrec::Dbrec;
+use super::op::Noted;
 use super::srq;
 use super::wqe;
 use crate::error::Errno;
@@ -21,7 +22,7 @@ use crate::ha::gate::Gate;
 use crate::ha::ledger::Fate;
 pub use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
-use crate::hw::dma::Units;
+use crate::hw::dma::{Blocks, Record, Units};
 use crate::hw::table::Table;
 
 /// The word of the doorbell record for receives, `MLX5_RCV_DBR`.
@@ -30,34 +31,51 @@ pub(super) const RCV_DBR: usize = 0;
 pub(super) const SND_DBR: usize = 1;
 
 /// What is noted of a posted send, in one word: `head` its number among the work requests, `next` the block where the WQE
-/// after it begins, `opcode` the `ibv_wc_opcode` of operations that several verbs share.
+/// after it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Meta {
     pub(super) head: u32,
     pub(super) next: u16,
-    pub(super) opcode: u8,
+    pub(super) noted: Noted,
 }
 
 impl Meta {
     #[inline(always)]
     pub(super) const fn pack(self) -> u64 {
-        self.head as u64 | (self.next as u64) << 32 | (self.opcode as u64) << 48
+        self.head as u64 | (self.next as u64) << 32 | (self.noted.0 as u64) << 48
     }
 
     #[inline(always)]
     pub(super) const fn unpack(word: u64) -> Meta {
-        Meta { head: word as u32, next: (word >> 32) as u16, opcode: (word >> 48) as u8 }
+        Meta { head: word as u32, next: (word >> 32) as u16, noted: Noted((word >> 48) as u8) }
     }
 
     /// Before the first: the next work request is number 0, at block 0.
-    const NONE: Meta = Meta { head: u32::MAX, next: 0, opcode: 0 };
+    const NONE: Meta = Meta { head: u32::MAX, next: 0, noted: Noted(0) };
 }
 
-/// One block of the send queue that a WQE may begin in.
+/// One block of the send queue that a WQE may begin in: what a post notes of it, and a poll reads. 16 bytes, so that both are in
+/// one cache line.
 #[derive(Debug)]
-struct Slot {
+pub(super) struct Slot {
     wr_id: AtomicU64,
     meta: AtomicU64,
+}
+
+impl Slot {
+    /// Notes the application's word.
+    #[inline(always)]
+    pub(super) fn note_id(&self, wr_id: u64) {
+        // ORDER: Relaxed: the device's completion, which follows the doorbell, is what tells the poll to read.
+        self.wr_id.store(wr_id, Ordering::Relaxed);
+    }
+
+    /// Notes the rest.
+    #[inline(always)]
+    pub(super) fn note(&self, meta: Meta) {
+        // ORDER: Relaxed, as in `note_id`.
+        self.meta.store(meta.pack(), Ordering::Relaxed);
+    }
 }
 
 /// In place of how far kept posts came: there were none.
@@ -74,22 +92,25 @@ pub(super) struct SendRing {
     /// The block up to which posts were kept; [`NONE_KEPT`].
     kept: AtomicU32,
     life: Arc<Life>,
-    pub(super) units: Units,
-    pub(super) dbrec: Arc<Dbrec>,
+    pub(super) blocks: Blocks,
+    /// That of `_dbrec`, at hand.
+    pub(super) record: Record,
+    _dbrec: Arc<Dbrec>,
 }
 
 impl SendRing {
-    /// A ring of `blocks`, a power of two, whose WQEs are in `units`.
-    pub(super) fn new(blocks: u32, units: Units, dbrec: Arc<Dbrec>, life: Arc<Life>) -> SendRing {
+    /// A ring of `count` blocks, a power of two, whose WQEs are in `blocks`.
+    pub(super) fn new(count: u32, blocks: Blocks, dbrec: Arc<Dbrec>, life: Arc<Life>) -> SendRing {
         let slot = || Slot { wr_id: AtomicU64::new(0), meta: AtomicU64::new(Meta::NONE.pack()) };
         SendRing {
-            slots: Table::new(blocks, slot),
+            slots: Table::new(count, slot),
             retired: AtomicU64::new(Meta::NONE.pack()),
             gate: Gate::new(),
             kept: AtomicU32::new(NONE_KEPT),
             life,
-            units,
-            dbrec,
+            blocks,
+            record: dbrec.record.clone(),
+            _dbrec: dbrec,
         }
     }
 
@@ -105,7 +126,7 @@ impl SendRing {
     fn end(&self) -> u16 {
         // ORDER: Acquire, partner is the Release in `keep`.
         match self.kept.load(Ordering::Acquire) {
-            NONE_KEPT => self.dbrec.record.load::<SND_DBR>() as u16,
+            NONE_KEPT => self.record.load::<SND_DBR>() as u16,
             kept => kept as u16,
         }
     }
@@ -121,12 +142,11 @@ impl SendRing {
         (meta.head == last.head.wrapping_add(1)).then_some((slot, meta))
     }
 
-    /// What was posted in `slot`, whose WQE begins at `block`.
-    fn told(&self, block: u16, slot: &Slot, meta: Meta) -> Outstanding {
-        let [ctrl, _] = self.units.get(u32::from(block) * wqe::UNITS_PER_BB);
-        let opcode = super::cqe::send_wc_opcode(wqe::opcode_of(ctrl), meta.opcode).unwrap_or_default();
+    /// What was posted in `slot`.
+    fn told(slot: &Slot, meta: Meta) -> Outstanding {
         // ORDER: Relaxed, as for `meta` in `after`.
-        Outstanding { wr_id: slot.wr_id.load(Ordering::Relaxed), opcode, fate: Fate::Unknown }
+        let (wr_id, opcode) = (slot.wr_id.load(Ordering::Relaxed), meta.noted.opcode());
+        Outstanding { wr_id, opcode, fate: Fate::Unknown }
     }
 
     /// Strikes the oldest work request off that has not completed, to be flushed. Under the lock of the CQ it completes to.
@@ -134,7 +154,7 @@ impl SendRing {
         // ORDER: Relaxed: only polls write it, under the CQ's lock.
         let last = Meta::unpack(self.retired.load(Ordering::Relaxed));
         let (slot, meta) = self.after(last)?;
-        let found = self.told(last.next, slot, meta);
+        let found = SendRing::told(slot, meta);
         // ORDER: Release, partner is the Acquire in `tail`.
         self.retired.store(meta.pack(), Ordering::Release);
         Some(found)
@@ -160,14 +180,10 @@ impl SendRing {
         Meta::unpack(self.retired.load(Ordering::Acquire)).head.wrapping_add(1)
     }
 
-    /// Notes the work request at `block`.
+    /// What is noted of the WQE that begins at `block`.
     #[inline(always)]
-    pub(super) fn note(&self, block: u32, wr_id: u64, meta: Meta) {
-        let slot = self.slots.at(block);
-        // ORDER: Relaxed: the device's completion, which follows the doorbell, is what tells the poll to read.
-        slot.wr_id.store(wr_id, Ordering::Relaxed);
-        // ORDER: Relaxed, as above.
-        slot.meta.store(meta.pack(), Ordering::Relaxed);
+    pub(super) fn slot(&self, block: u32) -> &Slot {
+        self.slots.at(block)
     }
 
     /// The work request whose WQE began at `counter` completed, and with it all before it: its `wr_id` and what was noted.
@@ -204,7 +220,7 @@ impl SendRing {
             // ORDER: Release, as in `keep`.
             self.kept.store(0, Ordering::Release);
         } else {
-            self.dbrec.record.store::<SND_DBR>(0);
+            self.record.store::<SND_DBR>(0);
         }
     }
 
@@ -214,12 +230,12 @@ impl SendRing {
         // ORDER: Acquire, as in `tail`.
         let mut last = Meta::unpack(self.retired.load(Ordering::Acquire));
         // A record that is not written any more says what the device was told of.
-        let told = self.dbrec.record.load::<SND_DBR>() as u16;
+        let told = self.record.load::<SND_DBR>() as u16;
         let mut kept = false;
         while let Some((slot, meta)) = self.after(last).filter(|_| found.len() < self.slots.len() as usize) {
             kept |= last.next == told;
             let fate = if kept { Fate::NotExecuted } else { Fate::Unknown };
-            found.push(Outstanding { fate, ..self.told(last.next, slot, meta) });
+            found.push(Outstanding { fate, ..SendRing::told(slot, meta) });
             last = meta;
         }
         found
@@ -228,14 +244,14 @@ impl SendRing {
     /// Hands data that came in the completion to the buffers of the read or atomic at `counter`.
     pub(super) fn scatter(&self, counter: u16, data: &[u8]) -> Result<(), Errno> {
         let first = u32::from(counter) * wqe::UNITS_PER_BB;
-        let [ctrl, _] = self.units.get(first);
+        let [ctrl, _] = self.blocks.units().get(first);
         let skip = match wqe::opcode_of(ctrl) {
             wqe::opcode::RDMA_READ => 2,
             wqe::opcode::ATOMIC_CS | wqe::opcode::ATOMIC_FA => 3,
             _ => return Err(Errno::EIO),
         };
         let count = wqe::ds_of(ctrl).saturating_sub(skip);
-        if self.units.scatter(first + skip, count, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
+        if self.blocks.units().scatter(first + skip, count, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
     }
 }
 
@@ -244,7 +260,7 @@ impl SendRing {
 pub(super) struct RecvRing {
     wr_ids: Table<AtomicU64>,
     /// log2 of a WQE's units.
-    pub(super) log_units: u32,
+    log_units: u32,
     /// Receives that completed.
     tail: AtomicU32,
     /// Receives that may be outstanding; 0 in states in which nothing is taken.
@@ -253,7 +269,9 @@ pub(super) struct RecvRing {
     kept: AtomicU32,
     life: Arc<Life>,
     pub(super) units: Units,
-    pub(super) dbrec: Arc<Dbrec>,
+    /// That of `_dbrec`, at hand.
+    pub(super) record: Record,
+    _dbrec: Arc<Dbrec>,
 }
 
 impl RecvRing {
@@ -273,8 +291,16 @@ impl RecvRing {
             kept: AtomicU32::new(NONE_KEPT),
             life,
             units,
-            dbrec,
+            record: dbrec.record.clone(),
+            _dbrec: dbrec,
         }
+    }
+
+    /// Where the WQE of receive number `number` begins.
+    #[inline(always)]
+    pub(super) fn first_unit(&self, number: u32) -> u32 {
+        // The ring holds whole WQEs: what is beyond its end is cut off.
+        number << self.log_units
     }
 
     /// WQEs in the ring.
@@ -295,7 +321,7 @@ impl RecvRing {
     fn end(&self) -> u16 {
         // ORDER: Acquire, partner is the Release in `keep`.
         match self.kept.load(Ordering::Acquire) {
-            NONE_KEPT => self.dbrec.record.load::<RCV_DBR>() as u16,
+            NONE_KEPT => self.record.load::<RCV_DBR>() as u16,
             kept => kept as u16,
         }
     }
@@ -341,7 +367,7 @@ impl RecvRing {
     pub(super) fn complete(&self, counter: u16) -> Option<u64> {
         // ORDER: Relaxed: only polls write it, under the CQ's lock.
         let tail = self.tail.load(Ordering::Relaxed);
-        if self.dbrec.record.load::<RCV_DBR>() as u16 == tail as u16 {
+        if self.record.load::<RCV_DBR>() as u16 == tail as u16 {
             return None;
         }
         // ORDER: Relaxed, see `note`.
@@ -359,7 +385,7 @@ impl RecvRing {
             // ORDER: Release, as in `keep`.
             self.kept.store(0, Ordering::Release);
         } else {
-            self.dbrec.record.store::<RCV_DBR>(0);
+            self.record.store::<RCV_DBR>(0);
         }
     }
 
@@ -367,7 +393,7 @@ impl RecvRing {
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
         let tail = self.tail();
         let posted = self.end().wrapping_sub(tail as u16);
-        let told = (self.dbrec.record.load::<RCV_DBR>() as u16).wrapping_sub(tail as u16);
+        let told = (self.record.load::<RCV_DBR>() as u16).wrapping_sub(tail as u16);
         let fate = |at: u32| if at < u32::from(told.min(posted)) { Fate::Unknown } else { Fate::NotExecuted };
         (0..u32::from(posted))
             .map(|at| Outstanding { fate: fate(at), ..self.told(tail.wrapping_add(at)) })
@@ -376,7 +402,7 @@ impl RecvRing {
 
     /// Hands data that came in the completion to the buffers of the receive in place `counter`.
     pub(super) fn scatter(&self, counter: u16, data: &[u8]) -> Result<(), Errno> {
-        let first = (u32::from(counter) & (self.count() - 1)) << self.log_units;
+        let first = self.first_unit(u32::from(counter));
         if self.units.scatter(first, 1 << self.log_units, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
     }
 }

@@ -1,85 +1,21 @@
 //! Send queues: work requests become WQEs, built once in place, and a list of them rings one doorbell.
 //!
-//! `post` is compiled once for each transport, so that what a WQE of that transport does not have costs nothing. A WQE's
-//! control segment, which holds its length, is written when its other segments are there.
+//! `post` is compiled for connected QPs, for UD and for XRC, so that what a WQE of that transport does not have costs nothing; what
+//! an operation is stands in a table ([`super::op`]). The common operations with one entry of data are written in line, everything
+//! else is called. A WQE's control segment, which holds its length, is written when its other segments are there.
 
 use std::sync::Arc;
 
 use super::ah::Ah;
-use super::ring::{Meta, Owner, SendRing};
+use super::op::{Form, Op, Ops, ops_of, transport};
+use super::ring::{Meta, Owner, SendRing, Slot};
 use super::uar::{Register, Use};
-use super::wqe::{self, Bind, opcode};
+use super::wqe::{self, Bind};
 use crate::abi::public::*;
-use crate::abi::wr::{InlineData, Rdma, SendWr, SendWrs};
+use crate::abi::wr::{InlineData, Rdma, SendWr, SendWrs, UserBytes};
 use crate::error::Errno;
 use crate::family::{Objects, Refused, SendBuilder, SendOp};
-
-/// Transports, as `post` is compiled for.
-pub(super) mod transport {
-    pub(crate) const RC: u8 = 0;
-    pub(crate) const UC: u8 = 1;
-    pub(crate) const UD: u8 = 2;
-    pub(crate) const XRC: u8 = 3;
-}
-
-/// The transport of a QP type that sends.
-pub(super) fn transport_of(qp_type: u32) -> u8 {
-    match qp_type {
-        IBV_QPT_RC => transport::RC,
-        IBV_QPT_UC => transport::UC,
-        IBV_QPT_UD => transport::UD,
-        _ => transport::XRC,
-    }
-}
-
-/// `IBV_QP_EX_WITH_*` of a QP type, without atomics where the device has none.
-pub(super) fn builders(qp_type: u32, atomics: bool) -> u64 {
-    const UD: u32 = IBV_QP_EX_WITH_SEND | IBV_QP_EX_WITH_SEND_WITH_IMM;
-    const UC: u32 = UD
-        | IBV_QP_EX_WITH_SEND_WITH_INV
-        | IBV_QP_EX_WITH_RDMA_WRITE
-        | IBV_QP_EX_WITH_RDMA_WRITE_WITH_IMM
-        | IBV_QP_EX_WITH_LOCAL_INV
-        | IBV_QP_EX_WITH_BIND_MW;
-    const ATOMIC: u32 = IBV_QP_EX_WITH_ATOMIC_CMP_AND_SWP | IBV_QP_EX_WITH_ATOMIC_FETCH_AND_ADD;
-    const RC: u32 = UC | IBV_QP_EX_WITH_RDMA_READ;
-    u64::from(match qp_type {
-        IBV_QPT_RC | IBV_QPT_XRC_SEND if atomics => RC | ATOMIC,
-        IBV_QPT_RC | IBV_QPT_XRC_SEND => RC,
-        IBV_QPT_UC => UC,
-        IBV_QPT_UD => UD,
-        _ => 0,
-    })
-}
-
-/// A WQE that the `ibv_wr_*` functions are building.
-#[derive(Debug, Clone, Copy, Default)]
-struct Open {
-    wr_id: u64,
-    opcode: u8,
-    fm_ce_se: u8,
-    imm: u32,
-    /// What [`Meta`] notes.
-    noted: u8,
-    /// Units in front of the data.
-    head: u32,
-    /// Units of data.
-    data: u32,
-    /// Any data given so far were inline.
-    inline: bool,
-}
-
-/// A WQE of which only the control segment is missing.
-struct Finished {
-    wr_id: u64,
-    opcode: u8,
-    /// Its length in units.
-    ds: u32,
-    fm_ce_se: u8,
-    imm: u32,
-    /// What [`Meta`] notes.
-    noted: u8,
-}
+use crate::hw::dma::Block;
 
 /// The producer's side of a send queue.
 #[derive(Debug)]
@@ -95,31 +31,46 @@ struct Producer {
     post: u32,
     /// Work requests posted.
     head: u32,
-    /// Those of them that completed, when it was last looked up.
+    /// `fm_ce_se` of every WQE (all of them complete, whatever their flags), and in the bits above what the next one alone has to
+    /// wait for: the bind or invalidation before it.
+    common: u32,
+    /// Work requests that completed, when it was last looked up.
     tail: u32,
-    /// What the next WQE has to wait for: the bind or invalidation before it.
-    fence: u8,
-    /// Every send completes, whatever its flags.
-    signal: u8,
-    transport: u8,
-    atomics: bool,
-    prefer_bf: bool,
-    qpn: u32,
+    /// The QP's number, where the control segment has it.
+    qpn_ds: u32,
     max_sge: u32,
     max_inline: u32,
-    /// Units of the longest WQE that BlueFlame takes; 0: none.
-    max_burst: u32,
-    /// Work requests that a queue takes whose gate is closed.
-    max_post: u32,
+    /// Units of the longest WQE that BlueFlame takes: without inline data, and with. 0: none.
+    max_burst: [u32; 2],
+    transport: u8,
+    /// Units in front of an operation's own segments.
+    prefix: u32,
+    atomics: bool,
+    ops: &'static Ops,
     /// Where its doorbell is; none once the gate is closed.
     register: Option<Arc<Register>>,
+    /// Work requests that a queue takes whose gate is closed.
+    max_post: u32,
     /// Keeps the register ours.
     _use: Option<Arc<Use>>,
-    /// `ibv_wr_*`: where the queue stood at start.
-    saved: (u32, u32, u8),
-    open: Option<Open>,
-    /// The last WQE closed: its first unit, its length, and whether it has inline data.
-    last: (u32, u32, bool),
+    /// What the `ibv_wr_*` functions are building.
+    builder: Builder,
+}
+
+/// Work requests between `ibv_wr_start` and `ibv_wr_complete`.
+#[derive(Debug, Default)]
+struct Builder {
+    /// Where the queue stood at start: `post`, `head`, `common`.
+    saved: (u32, u32, u32),
+    /// The last WQE: its first block and its length in units.
+    at: u32,
+    ds: u32,
+    inline: bool,
+    /// It is still without the half of its control segment that has its length, which a setter will tell.
+    open: bool,
+    op: Op,
+    /// Its units in front of the data; 0: there is no WQE.
+    head: u32,
     failed: Option<Errno>,
 }
 
@@ -136,8 +87,44 @@ pub(super) struct Shape {
     pub(super) max_post: u32,
 }
 
-/// The length of a message and its pieces as inline data.
-fn put_inline(ring: &SendRing, at: u32, limit: u32, data: &InlineData<'_>) -> Result<u32, Errno> {
+/// One piece of inline data, from unit `at` of the WQE at block `post` on: how many units. `block` is that block.
+#[inline(always)]
+fn put_inline(
+    ring: &SendRing,
+    (post, block): (u32, Block<'_>),
+    at: u32,
+    limit: u32,
+    bytes: UserBytes<'_>,
+) -> Result<u32, Errno> {
+    if bytes.len() > limit as usize {
+        return Err(Errno::ENOMEM);
+    }
+    // Within the limit, and so within 32 bits.
+    let len = bytes.len() as u32;
+    let head = wqe::inline_head(len);
+    if len <= wqe::INLINE_IN_UNIT && at < wqe::UNITS_PER_BB {
+        if len == 0 {
+            return Ok(0);
+        }
+        block.put_headed(at, head, bytes);
+        return Ok(1);
+    }
+    Ok(put_longer(ring, wqe::unit(post, at), head, bytes))
+}
+
+/// Inline data of more than a unit. Not in line: what needs so many instructions anyway does not mind the call.
+#[inline(never)]
+fn put_longer(ring: &SendRing, unit: u32, head: u32, bytes: UserBytes<'_>) -> u32 {
+    if bytes.is_empty() {
+        return 0;
+    }
+    ring.blocks.units().put_headed(unit, head, bytes);
+    wqe::inline_units(bytes.len() as u32)
+}
+
+/// Inline data in pieces.
+#[inline(never)]
+fn put_inline_pieces(ring: &SendRing, unit: u32, limit: u32, data: &InlineData<'_>) -> Result<u32, Errno> {
     let len = data.len();
     if len > limit as usize {
         return Err(Errno::ENOMEM);
@@ -145,28 +132,66 @@ fn put_inline(ring: &SendRing, at: u32, limit: u32, data: &InlineData<'_>) -> Re
     if len == 0 {
         return Ok(0);
     }
-    // Within the limit, and so within 32 bits.
-    let len = len as u32;
-    ring.units.put(at, wqe::inline_head(len));
-    let mut byte = at.wrapping_mul(16).wrapping_add(4);
+    let (units, len) = (ring.blocks.units(), len as u32);
+    units.put_headed(unit, wqe::inline_head(len), UserBytes::from_slice(&[]));
+    let mut byte = unit.wrapping_mul(16).wrapping_add(4);
     for piece in data.pieces() {
-        ring.units.put_user(byte, piece);
+        units.put_user(byte, piece);
         byte = byte.wrapping_add(piece.len() as u32);
     }
     Ok(wqe::inline_units(len))
 }
 
-/// Data segments of those entries that have a length; a data segment of 0 bytes would be one of 2 GiB.
-#[inline(always)]
-fn put_sges(ring: &SendRing, at: u32, sges: &[ibv_sge]) -> u32 {
+/// Data segments from `unit` on, of those entries that have a length; a data segment of 0 bytes would be one of 2 GiB.
+fn put_sges(ring: &SendRing, unit: u32, sges: &[ibv_sge]) -> u32 {
     let mut count = 0;
-    for sge in sges {
-        if sge.length != 0 {
-            ring.units.put(at.wrapping_add(count), wqe::data(sge.length, sge.lkey, sge.addr));
-            count += 1;
-        }
+    for sge in sges.iter().filter(|sge| sge.length != 0) {
+        ring.blocks.units().put(unit.wrapping_add(count), wqe::data(sge.length, sge.lkey, sge.addr));
+        count += 1;
     }
     count
+}
+
+/// One data segment at unit `at` of a WQE; none for no length.
+#[inline(always)]
+fn put_sge(ring: &SendRing, (post, block): (u32, Block<'_>), at: u32, sge: &ibv_sge) -> u32 {
+    if sge.length == 0 {
+        return 0;
+    }
+    let segment = wqe::data(sge.length, sge.lkey, sge.addr);
+    if at < wqe::UNITS_PER_BB {
+        block.put(at, segment);
+    } else {
+        ring.blocks.units().put(wqe::unit(post, at), segment);
+    }
+    1
+}
+
+/// The UMR segments of a bind; how many units.
+fn put_bind(ring: &SendRing, unit: u32, bind: &Bind) -> u32 {
+    let (segments, count) = bind.units();
+    for (next, segment) in (0..count).zip(segments) {
+        ring.blocks.units().put(unit.wrapping_add(next), segment);
+    }
+    count
+}
+
+/// The datagram segment, behind the control segment.
+#[inline(always)]
+fn put_datagram(block: Block<'_>, ah: &Ah, remote_qpn: u32, remote_qkey: u32) {
+    let [address, rest, gid] = wqe::datagram(&ah.units, remote_qpn, remote_qkey);
+    block.put(1, address);
+    block.put(2, rest);
+    block.put(3, gid);
+}
+
+/// Units in front of the operation's own segments.
+const fn prefix(transport: u8) -> u32 {
+    match transport {
+        transport::UD => 4,
+        transport::XRC => 2,
+        _ => 1,
+    }
 }
 
 impl Producer {
@@ -175,30 +200,28 @@ impl Producer {
         Producer {
             post: 0,
             head: 0,
+            common: if shape.sq_sig_all { wqe::CTRL_CQ_UPDATE.into() } else { 0 },
             tail: 0,
-            fence: 0,
-            signal: if shape.sq_sig_all { wqe::CTRL_CQ_UPDATE } else { 0 },
             transport: shape.transport,
+            prefix: prefix(shape.transport),
             atomics: shape.atomics,
-            prefer_bf: shape.prefer_bf,
-            qpn: shape.qpn,
+            ops: ops_of(shape.transport),
+            qpn_ds: shape.qpn << 8,
             max_sge: shape.max_sge,
             max_inline: shape.max_inline,
-            max_burst,
+            max_burst: [if shape.prefer_bf { max_burst } else { 0 }, max_burst],
             max_post: shape.max_post,
             register: register.as_ref().map(|register| register.register.clone()),
             _use: register,
-            saved: (0, 0, 0),
-            open: None,
-            last: (0, 0, false),
-            failed: None,
+            builder: Builder::default(),
         }
     }
 
     /// The queue is empty, as after a reset.
     pub(super) fn reset(&mut self) {
-        (self.post, self.head, self.tail, self.fence) = (0, 0, 0, 0);
-        self.open = None;
+        (self.post, self.head, self.tail) = (0, 0, 0);
+        self.common &= wqe::FM_CE_SE;
+        self.builder = Builder::default();
     }
 
     /// Whether a further work request may be posted. The limit is 0 where none may: it closes the queue.
@@ -223,161 +246,174 @@ impl Producer {
         outstanding < self.max_post
     }
 
+    /// The half of the control segment that has the flags; `imm` in network order. No WQE after this one waits for what this one
+    /// waits for.
     #[inline(always)]
-    fn flags(&self, send_flags: u32) -> u8 {
-        let fence = if send_flags & IBV_SEND_FENCE != 0 { wqe::CTRL_FENCE } else { self.fence };
-        // Two of verbs.h's bits, moved to where the device wants them.
-        let signal = ((send_flags & IBV_SEND_SIGNALED) << 2) as u8;
-        let solicited = ((send_flags & IBV_SEND_SOLICITED) >> 1) as u8;
-        const { assert!(IBV_SEND_SIGNALED << 2 == wqe::CTRL_CQ_UPDATE as u32) };
-        const { assert!(IBV_SEND_SOLICITED >> 1 == wqe::CTRL_SOLICITED as u32) };
-        self.signal | fence | signal | solicited
+    fn flags(&mut self, send_flags: u32, imm: u32) -> u64 {
+        let mut flags = wqe::flags(send_flags) | self.common as u8;
+        if self.common > wqe::FM_CE_SE {
+            flags |= self.pending_fence(send_flags);
+        }
+        wqe::ctrl_flags(flags, imm)
     }
 
-    /// Writes the control segment of the WQE at `post`, and notes the work request.
-    #[inline(always)]
-    fn close(&mut self, ring: &SendRing, wqe: &Finished) {
-        let post = self.post;
-        let at = post.wrapping_mul(wqe::UNITS_PER_BB);
-        let ctrl = wqe::ctrl(wqe.opcode, post as u16, self.qpn, wqe.ds, wqe.fm_ce_se, wqe.imm);
-        ring.units.put(at, ctrl);
-        let next = post.wrapping_add(wqe.ds.div_ceil(wqe::UNITS_PER_BB));
-        ring.note(post, wqe.wr_id, Meta { head: self.head, next: next as u16, opcode: wqe.noted });
-        self.post = next;
-        self.head = self.head.wrapping_add(1);
+    /// What a WQE waits for because of the one before it; one that waits for all of them anyway needs no more.
+    #[cold]
+    fn pending_fence(&mut self, send_flags: u32) -> u8 {
+        let fence = (self.common >> 8) as u8;
+        self.common &= wqe::FM_CE_SE;
+        if send_flags & IBV_SEND_FENCE == 0 { fence } else { 0 }
     }
 
-    /// Lets the device see everything up to `post`: `at`, `ds` and `inline` are those of the last WQE of `count`.
+    /// The next WQE waits for the one just built.
+    fn fence_next(&mut self) {
+        self.common |= u32::from(wqe::CTRL_INITIATOR_SMALL_FENCE) << 8;
+    }
+
+    /// Ends the WQE of `ds` units at `post`, which is that of the queue, and whose block and slot these are: the half of the control segment that has its length,
+    /// and what is noted of it.
     #[inline(always)]
-    fn ring(&self, ring: &SendRing, count: u32, at: u32, ds: u32, inline: bool) {
-        let burst = count == 1 && ds > 1 && ds <= self.max_burst && (inline || self.prefer_bf);
-        let burst = if burst { ds } else { 0 };
+    fn close(&mut self, post: u32, block: Block<'_>, slot: &Slot, op: Op, ds: u32) {
+        let head = self.head;
+        block.put_half::<0>(wqe::ctrl_place(op.code(), post as u16, self.qpn_ds | ds));
+        let next = post.wrapping_add(wqe::blocks(ds));
+        slot.note(Meta { head, next: next as u16, noted: op.noted() });
+        (self.post, self.head) = (next, head.wrapping_add(1));
+    }
+
+    /// Units of the only WQE of a list that BlueFlame shall have; 0: the doorbell alone.
+    #[inline(always)]
+    fn burst(&self, ds: u32, inline: bool) -> u32 {
+        let [without, with] = self.max_burst;
+        if ds > 1 && ds <= if inline { with } else { without } { ds } else { 0 }
+    }
+
+    /// Lets the device see everything up to `post`. `at` is where the last WQE is, `burst` as [`Producer::burst`] has it.
+    #[inline(always)]
+    fn ring(&self, ring: &SendRing, at: (u32, Block<'_>), burst: u32) {
         match &self.register {
-            Some(register) => register.ring(&ring.dbrec.record, self.post, &ring.units, at, burst),
+            Some(register) => register.ring(&ring.record, self.post, &ring.blocks, at, burst),
             None => ring.keep(self.post),
         }
     }
 
-    /// Builds the WQE of one work request: its length, and whether it has inline data.
+    /// Builds the WQE of one work request, at block `post` of the queue, which is given along: its length in units.
     #[inline(always)]
     fn build<'a, const T: u8>(
         &mut self,
         ring: &SendRing,
-        wr: &SendWr<'a>,
+        wr: SendWr<'a>,
+        (post, block): (u32, Block<'_>),
         objects: impl Objects<'a, Ah>,
-    ) -> Result<(u32, bool), Errno> {
-        let verb = wr.opcode();
+    ) -> Result<u32, Errno> {
+        let op = self.ops.get(wr.opcode() as usize).copied().unwrap_or_default();
+        if op.has(Form::ATOMIC.union(Form::UMR).union(Form::NONE)) {
+            return self.build_other::<T>(ring, wr, objects, op);
+        }
+        let slot = ring.slot(post);
+        let mut ds = prefix(T);
+        if T == transport::UD {
+            let ud = wr.ud();
+            let ah = objects.ah(ud.ah).ok_or(Errno::EINVAL)?;
+            put_datagram(block, ah, ud.remote_qpn, ud.remote_qkey);
+        }
+        if T == transport::XRC {
+            block.put(1, wqe::xrc(wr.remote_srqn()));
+        }
+        if T != transport::UD && op.has(Form::REMOTE) {
+            let Rdma { remote_addr, rkey } = wr.rdma();
+            block.put(ds, wqe::raddr(remote_addr, rkey));
+            ds += 1;
+        }
+        let send_flags = wr.send_flags();
+        ds += match wr.only_sge() {
+            Some(sge) if self.max_sge != 0 => match wr.inline_piece(sge) {
+                Some(bytes) => put_inline(ring, (post, block), ds, self.max_inline, bytes)?,
+                None => put_sge(ring, (post, block), ds, sge),
+            },
+            _ => self.put_data(ring, wqe::unit(post, ds), wr)?,
+        };
+        let mut imm = 0;
+        if op.has(Form::IMM.union(Form::KEY)) {
+            imm = if op.has(Form::KEY) { wr.invalidate_rkey().to_be() } else { wr.imm_data() };
+        }
+        block.put_half::<1>(self.flags(send_flags, imm));
+        slot.note_id(wr.wr_id());
+        self.close(post, block, slot, op, ds);
+        Ok(ds)
+    }
+
+    /// The data of a work request with other than one entry: how many units.
+    #[inline(never)]
+    fn put_data(&self, ring: &SendRing, unit: u32, wr: SendWr<'_>) -> Result<u32, Errno> {
+        if wr.sges()?.len() > self.max_sge as usize {
+            return Err(Errno::ENOMEM);
+        }
+        match wr.inline_data()? {
+            Some(data) => put_inline_pieces(ring, unit, self.max_inline, &data),
+            None => Ok(put_sges(ring, unit, wr.sges()?)),
+        }
+    }
+
+    /// [`Producer::build`] for atomics, binds, invalidations, and what the QP type does not have.
+    #[inline(never)]
+    fn build_other<'a, const T: u8>(
+        &mut self,
+        ring: &SendRing,
+        wr: SendWr<'a>,
+        objects: impl Objects<'a, Ah>,
+        op: Op,
+    ) -> Result<u32, Errno> {
+        if op.has(Form::NONE) {
+            return Err(Errno::EINVAL);
+        }
         let sges = wr.sges()?;
         if sges.len() > self.max_sge as usize {
             return Err(Errno::ENOMEM);
         }
-        let send_flags = wr.send_flags();
-        let start = self.post.wrapping_mul(wqe::UNITS_PER_BB);
-        let mut at = start.wrapping_add(1);
-        let (mut imm, mut noted) = (0, 0);
-        let mut fence = 0;
-        if T == transport::UD {
-            let ud = wr.ud();
-            let ah = objects.ah(ud.ah).ok_or(Errno::EINVAL)?;
-            for unit in wqe::datagram(&ah.units, ud.remote_qpn, ud.remote_qkey) {
-                ring.units.put(at, unit);
-                at = at.wrapping_add(1);
+        let (post, units) = (self.post, ring.blocks.units());
+        let (block, slot) = (ring.blocks.at(post), ring.slot(post));
+        let (mut ds, mut imm) = (1, 0);
+        if op.has(Form::ATOMIC) {
+            if !self.atomics {
+                return Err(Errno::EOPNOTSUPP);
             }
-        }
-        let bind = verb == IBV_WR_BIND_MW || verb == IBV_WR_LOCAL_INV;
-        if T == transport::XRC && !bind {
-            ring.units.put(at, wqe::xrc(wr.remote_srqn()));
-            at = at.wrapping_add(1);
-        }
-        let code = match verb {
-            IBV_WR_SEND => opcode::SEND,
-            IBV_WR_SEND_WITH_IMM => {
-                imm = u32::from_be(wr.imm_data());
-                opcode::SEND_IMM
+            if T == transport::XRC {
+                block.put(1, wqe::xrc(wr.remote_srqn()));
+                ds += 1;
             }
-            IBV_WR_SEND_WITH_INV if T != transport::UD => {
-                imm = wr.invalidate_rkey();
-                opcode::SEND_INVAL
-            }
-            IBV_WR_RDMA_WRITE | IBV_WR_RDMA_WRITE_WITH_IMM | IBV_WR_RDMA_READ
-                if T != transport::UD && !(T == transport::UC && verb == IBV_WR_RDMA_READ) =>
-            {
-                let Rdma { remote_addr, rkey } = wr.rdma();
-                ring.units.put(at, wqe::raddr(remote_addr, rkey));
-                at = at.wrapping_add(1);
-                match verb {
-                    IBV_WR_RDMA_WRITE => opcode::RDMA_WRITE,
-                    IBV_WR_RDMA_READ => opcode::RDMA_READ,
-                    _ => {
-                        imm = u32::from_be(wr.imm_data());
-                        opcode::RDMA_WRITE_IMM
-                    }
-                }
-            }
-            IBV_WR_ATOMIC_CMP_AND_SWP | IBV_WR_ATOMIC_FETCH_AND_ADD
-                if T == transport::RC || T == transport::XRC =>
-            {
-                if !self.atomics {
-                    return Err(Errno::EOPNOTSUPP);
-                }
-                let atomic = wr.atomic();
-                let swaps = verb == IBV_WR_ATOMIC_CMP_AND_SWP;
-                ring.units.put(at, wqe::raddr(atomic.remote_addr, atomic.rkey));
-                let operands = if swaps {
-                    wqe::atomic(atomic.swap, atomic.compare_add)
-                } else {
-                    wqe::atomic(atomic.compare_add, 0)
-                };
-                ring.units.put(at.wrapping_add(1), operands);
-                at = at.wrapping_add(2);
-                // Whatever the length of an entry: an atomic gives 8 bytes.
-                for sge in sges.iter().filter(|sge| sge.length != 0) {
-                    ring.units.put(at, wqe::data(8, sge.lkey, sge.addr));
-                    at = at.wrapping_add(1);
-                }
-                let code = if swaps { opcode::ATOMIC_CS } else { opcode::ATOMIC_FA };
-                let ds = at.wrapping_sub(start);
-                let fm_ce_se = self.flags(send_flags);
-                self.fence = 0;
-                let wqe = Finished { wr_id: wr.wr_id(), opcode: code, ds, fm_ce_se, imm: 0, noted: 0 };
-                self.close(ring, &wqe);
-                return Ok((ds, false));
-            }
-            IBV_WR_BIND_MW | IBV_WR_LOCAL_INV if T != transport::UD => {
-                let (key, bind) = self.bind_of(wr, verb, objects)?;
-                imm = key;
-                at = at.wrapping_add(put_bind(ring, at, &bind));
-                noted = if verb == IBV_WR_BIND_MW { IBV_WC_BIND_MW } else { IBV_WC_LOCAL_INV } as u8;
-                fence = wqe::CTRL_INITIATOR_SMALL_FENCE;
-                opcode::UMR
-            }
-            _ => return Err(Errno::EINVAL),
-        };
-        let inline = send_flags & IBV_SEND_INLINE != 0 && !sges.is_empty();
-        let data = if inline {
-            match wr.inline_data()? {
-                Some(data) => put_inline(ring, at, self.max_inline, &data)?,
-                None => 0,
+            let atomic = wr.atomic();
+            units.put(wqe::unit(post, ds), wqe::raddr(atomic.remote_addr, atomic.rkey));
+            let operands = if op.code() == wqe::opcode::ATOMIC_CS {
+                wqe::atomic(atomic.swap, atomic.compare_add)
+            } else {
+                wqe::atomic(atomic.compare_add, 0)
+            };
+            units.put(wqe::unit(post, ds + 1), operands);
+            ds += 2;
+            // Whatever the length of an entry: an atomic gives 8 bytes.
+            for sge in sges.iter().filter(|sge| sge.length != 0) {
+                units.put(wqe::unit(post, ds), wqe::data(8, sge.lkey, sge.addr));
+                ds += 1;
             }
         } else {
-            put_sges(ring, at, sges)
-        };
-        let ds = at.wrapping_add(data).wrapping_sub(start);
-        let fm_ce_se = self.flags(send_flags);
-        self.fence = fence;
-        self.close(ring, &Finished { wr_id: wr.wr_id(), opcode: code, ds, fm_ce_se, imm, noted });
-        Ok((ds, inline))
+            let (key, bind) = self.bind_of(wr, objects)?;
+            imm = key.to_be();
+            ds += put_bind(ring, wqe::unit(post, ds), &bind);
+            ds += self.put_data(ring, wqe::unit(post, ds), wr)?;
+        }
+        block.put_half::<1>(self.flags(wr.send_flags(), imm));
+        if op.has(Form::UMR) {
+            self.fence_next();
+        }
+        slot.note_id(wr.wr_id());
+        self.close(post, block, slot, op, ds);
+        Ok(ds)
     }
 
     /// The key that is acted on, and what is done to it.
-    #[cold]
-    fn bind_of<'a>(
-        &self,
-        wr: &SendWr<'a>,
-        verb: u32,
-        objects: impl Objects<'a, Ah>,
-    ) -> Result<(u32, Bind), Errno> {
-        if verb == IBV_WR_LOCAL_INV {
+    fn bind_of<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> Result<(u32, Bind), Errno> {
+        if wr.opcode() == IBV_WR_LOCAL_INV {
             return Ok((wr.invalidate_rkey(), Bind::INVALIDATE));
         }
         let work = wr.bind_mw();
@@ -391,13 +427,64 @@ impl Producer {
         let bind = Bind {
             type_2: mw_type == IBV_MW_TYPE_2,
             rkey: work.rkey,
-            qpn: self.qpn,
+            qpn: self.qpn_ds >> 8,
             addr: info.addr,
             length: info.length,
             lkey,
             access: info.mw_access_flags,
         };
         Ok((rkey, bind))
+    }
+
+    /// Posts one work request. Most posts are of one: nothing has to be kept for a next.
+    #[inline(always)]
+    fn post_one<'a, const T: u8>(
+        &mut self,
+        ring: &SendRing,
+        wr: SendWr<'a>,
+        objects: impl Objects<'a, Ah>,
+    ) -> Result<(), Refused<ibv_send_wr>> {
+        let refused = |errno| Refused { wr: wr.as_ptr(), errno };
+        if !self.room(ring) {
+            return Err(refused(Errno::ENOMEM));
+        }
+        let at = (self.post, ring.blocks.at(self.post));
+        let ds = self.build::<T>(ring, wr, at, objects).map_err(refused)?;
+        self.ring(ring, at, self.burst(ds, wr.send_flags() & IBV_SEND_INLINE != 0));
+        Ok(())
+    }
+
+    /// Posts a list of several.
+    #[inline(never)]
+    fn post_list<'a, const T: u8>(
+        &mut self,
+        ring: &SendRing,
+        wrs: SendWrs<'a>,
+        objects: impl Objects<'a, Ah>,
+    ) -> Result<(), Refused<ibv_send_wr>> {
+        let before = self.head;
+        let mut at = (self.post, ring.blocks.at(self.post));
+        let mut burst = 0;
+        let mut result = Ok(());
+        for wr in wrs {
+            let here = (self.post, ring.blocks.at(self.post));
+            let built =
+                if self.room(ring) { self.build::<T>(ring, wr, here, objects) } else { Err(Errno::ENOMEM) };
+            match built {
+                Ok(ds) if self.head == before.wrapping_add(1) => {
+                    (at, burst) = (here, self.burst(ds, wr.send_flags() & IBV_SEND_INLINE != 0));
+                }
+                Ok(_) => (at, burst) = (here, 0),
+                Err(errno) => {
+                    result = Err(Refused { wr: wr.as_ptr(), errno });
+                    break;
+                }
+            }
+        }
+        if self.head != before {
+            self.ring(ring, at, burst);
+        }
+        result
     }
 
     #[inline(always)]
@@ -407,42 +494,25 @@ impl Producer {
         wrs: SendWrs<'a>,
         objects: impl Objects<'a, Ah>,
     ) -> Result<(), Refused<ibv_send_wr>> {
-        let mut result = Ok(());
-        let (mut count, mut ds, mut inline, mut at) = (0_u32, 0, false, 0);
-        for wr in wrs {
-            let begin = self.post.wrapping_mul(wqe::UNITS_PER_BB);
-            let built =
-                if self.room(ring) { self.build::<T>(ring, &wr, objects) } else { Err(Errno::ENOMEM) };
-            match built {
-                Ok((length, has_inline)) => {
-                    (count, ds, at) = (count + 1, length, begin);
-                    inline |= has_inline;
-                }
-                Err(errno) => {
-                    result = Err(Refused { wr: wr.as_ptr(), errno });
-                    break;
-                }
-            }
+        match wrs.only() {
+            Some(wr) => self.post_one::<T>(ring, wr, objects),
+            None => self.post_list::<T>(ring, wrs, objects),
         }
-        if count != 0 {
-            self.ring(ring, count, at, ds, inline);
-        }
-        result
     }
 
-    /// Closes the WQE that the builders left open.
-    #[inline]
-    fn finish(&mut self, ring: &SendRing) {
-        let Some(open) = self.open.take() else { return };
-        let ds = open.head + open.data;
-        self.last = (self.post.wrapping_mul(wqe::UNITS_PER_BB), ds, self.last.2 | open.inline);
-        let Open { wr_id, opcode, fm_ce_se, imm, noted, .. } = open;
-        self.close(ring, &Finished { wr_id, opcode, ds, fm_ce_se, imm, noted });
-    }
-
-    fn abort(&mut self) {
-        (self.post, self.head, self.fence) = self.saved;
-        self.open = None;
+    /// [`Producer::post`] for other than connected QPs: a function of its own keeps theirs small.
+    #[inline(never)]
+    fn post_other<'a>(
+        &mut self,
+        ring: &SendRing,
+        wrs: SendWrs<'a>,
+        objects: impl Objects<'a, Ah>,
+    ) -> Result<(), Refused<ibv_send_wr>> {
+        if self.transport == transport::UD {
+            self.post::<{ transport::UD }>(ring, wrs, objects)
+        } else {
+            self.post::<{ transport::XRC }>(ring, wrs, objects)
+        }
     }
 }
 
@@ -468,216 +538,273 @@ impl SendQueue {
             return Err(Refused { wr: wrs.as_ptr(), errno: Errno::ENOMEM });
         };
         let producer = &mut self.producer;
-        match producer.transport {
-            transport::RC => producer.post::<{ transport::RC }>(ring, wrs, objects),
-            transport::UD => producer.post::<{ transport::UD }>(ring, wrs, objects),
-            transport::UC => producer.post::<{ transport::UC }>(ring, wrs, objects),
-            _ => producer.post::<{ transport::XRC }>(ring, wrs, objects),
+        if producer.transport <= transport::UC {
+            producer.post::<{ transport::RC }>(ring, wrs, objects)
+        } else {
+            producer.post_other(ring, wrs, objects)
         }
-    }
-
-    /// Runs a setter on the ring and the open WQE, whose first unit it is given.
-    #[inline(always)]
-    fn set(&mut self, setter: impl FnOnce(&Producer, &SendRing, &mut Open, u32) -> Result<(), Errno>) {
-        let producer = &mut self.producer;
-        if producer.failed.is_some() {
-            return;
-        }
-        let at = producer.post.wrapping_mul(wqe::UNITS_PER_BB);
-        let result = match (producer.open, &self.owner.send) {
-            (Some(mut open), Some(ring)) => {
-                setter(producer, ring, &mut open, at).map(|()| producer.open = Some(open))
-            }
-            // A setter with nothing to set: the application forgot the operation.
-            _ => Err(Errno::EINVAL),
-        };
-        producer.failed = result.err();
     }
 
     /// `ibv_wr_set_ud_addr`.
+    #[inline(always)]
     pub(super) fn set_ud_addr(&mut self, ah: &Ah, remote_qpn: u32, remote_qkey: u32) {
-        self.set(|sq, ring, _, at| {
-            if sq.transport != transport::UD {
+        self.set(|producer, ring| {
+            if producer.transport != transport::UD {
                 return Err(Errno::EINVAL);
             }
-            for (next, unit) in (1..).zip(wqe::datagram(&ah.units, remote_qpn, remote_qkey)) {
-                ring.units.put(at.wrapping_add(next), unit);
+            put_datagram(ring.blocks.at(producer.builder.at), ah, remote_qpn, remote_qkey);
+            Ok(())
+        });
+    }
+
+    /// Runs a setter on the last WQE.
+    #[inline(always)]
+    fn set(&mut self, setter: impl FnOnce(&mut Producer, &SendRing) -> Result<(), Errno>) {
+        let producer = &mut self.producer;
+        if producer.builder.failed.is_some() {
+            return;
+        }
+        let result = match &self.owner.send {
+            Some(ring) if producer.builder.head != 0 => setter(producer, ring),
+            // A setter with nothing to set: the application forgot the operation.
+            _ => Err(Errno::EINVAL),
+        };
+        if let Err(errno) = result {
+            producer.builder.failed = Some(errno);
+        }
+    }
+
+    /// Runs a setter of data, which is given the WQE's first block and the unit of the data and says how many there are, and
+    /// ends the WQE with them.
+    #[inline(always)]
+    fn set_data(
+        &mut self,
+        inline: bool,
+        setter: impl FnOnce(&Producer, &SendRing, (u32, Block<'_>), u32) -> Result<u32, Errno>,
+    ) {
+        self.set(|producer, ring| {
+            if !producer.builder.open {
+                producer.reopen();
             }
+            let (post, head) = (producer.post, producer.builder.head);
+            let block = ring.blocks.at(post);
+            let units = setter(producer, ring, (post, block), head)?;
+            producer.builder.inline = inline && units != 0;
+            producer.end(post, block, ring.slot(post), head + units);
             Ok(())
         });
     }
 }
 
-/// The UMR segments of a bind; how many units.
-fn put_bind(ring: &SendRing, at: u32, bind: &Bind) -> u32 {
-    let (units, count) = bind.units();
-    for (next, unit) in (0..count).zip(units) {
-        ring.units.put(at.wrapping_add(next), unit);
+// The builders. An operation writes what it has itself; its setter of data adds them and ends the WQE, since only then the length
+// is known. Where none follows, the next operation or `ibv_wr_complete` ends it.
+impl Producer {
+    /// Ends the open WQE, of `ds` units.
+    #[inline(always)]
+    fn end(&mut self, post: u32, block: Block<'_>, slot: &Slot, ds: u32) {
+        self.close(post, block, slot, self.builder.op, ds);
+        (self.builder.open, self.builder.ds) = (false, ds);
     }
-    count
+
+    /// A second setter of data: the last one counts.
+    #[cold]
+    fn reopen(&mut self) {
+        self.post = self.builder.at;
+        self.head = self.head.wrapping_sub(1);
+        self.builder.open = true;
+    }
+
+    /// No setter of data came.
+    #[cold]
+    fn end_without_data(&mut self, ring: &SendRing) {
+        let post = self.post;
+        self.end(post, ring.blocks.at(post), ring.slot(post), self.builder.head);
+    }
+
+    #[cold]
+    fn abort(&mut self) {
+        (self.post, self.head, self.common) = self.builder.saved;
+        (self.builder.open, self.builder.head) = (false, 0);
+    }
+
+    /// Begins the WQE of `op`, whose own segments are up to unit `head`: its block.
+    #[inline(always)]
+    fn begin<'r>(
+        &mut self,
+        ring: &'r SendRing,
+        (wr_id, wr_flags): (u64, u32),
+        op: Op,
+        imm: u32,
+        head: u32,
+    ) -> Option<Block<'r>> {
+        if self.builder.open {
+            self.end_without_data(ring);
+        }
+        if self.builder.failed.is_some() {
+            return None;
+        }
+        if !self.room(ring) {
+            self.builder.failed = Some(Errno::ENOMEM);
+            return None;
+        }
+        let post = self.post;
+        let block = ring.blocks.at(post);
+        block.put_half::<1>(self.flags(wr_flags, imm));
+        ring.slot(post).note_id(wr_id);
+        let builder = &mut self.builder;
+        (builder.op, builder.open, builder.head) = (op, true, head);
+        (builder.at, builder.ds, builder.inline) = (post, head, false);
+        Some(block)
+    }
+
+    /// An operation without segments of its own, or with a remote address.
+    #[inline(always)]
+    fn plain(&mut self, ring: &SendRing, wr: (u64, u32), op: Op, imm: u32, remote: Option<(u64, u32)>) {
+        let prefix = self.prefix;
+        let Some(block) = self.begin(ring, wr, op, imm, prefix + u32::from(remote.is_some())) else { return };
+        if let Some((remote_addr, rkey)) = remote {
+            block.put(prefix, wqe::raddr(remote_addr, rkey));
+        }
+    }
+
+    fn atomic(
+        &mut self,
+        ring: &SendRing,
+        wr: (u64, u32),
+        op: Op,
+        (remote_addr, rkey): (u64, u32),
+        operands: wqe::Unit,
+    ) {
+        let prefix = self.prefix;
+        let Some(block) = self.begin(ring, wr, op, 0, prefix + 2) else { return };
+        block.put(prefix, wqe::raddr(remote_addr, rkey));
+        block.put(prefix + 1, operands);
+    }
+
+    fn umr(&mut self, ring: &SendRing, wr: (u64, u32), op: Op, key: u32, bind: &Bind) {
+        // Behind the control segment alone: nothing of an XRC WQE but this.
+        let (_, count) = bind.units();
+        if self.begin(ring, wr, op, key.to_be(), 1 + count).is_some() {
+            self.fence_next();
+            put_bind(ring, wqe::unit(self.post, 1), bind);
+        }
+    }
 }
 
 impl SendBuilder for SendQueue {
-    #[inline]
+    #[inline(always)]
     fn start(&mut self) {
         let producer = &mut self.producer;
-        producer.saved = (producer.post, producer.head, producer.fence);
-        producer.open = None;
-        producer.last = (0, 0, false);
-        producer.failed = None;
+        let builder = &mut producer.builder;
+        builder.saved = (producer.post, producer.head, producer.common);
+        (builder.open, builder.head, builder.failed) = (false, 0, None);
     }
 
     #[inline(always)]
     fn operation(&mut self, wr_id: u64, wr_flags: u32, op: SendOp) {
         let Some(ring) = &self.owner.send else {
-            self.producer.failed = Some(Errno::EINVAL);
+            self.producer.builder.failed = Some(Errno::EINVAL);
             return;
         };
         let producer = &mut self.producer;
-        producer.finish(ring);
-        if producer.failed.is_some() {
-            return;
-        }
-        if !producer.room(ring) {
-            producer.failed = Some(Errno::ENOMEM);
-            return;
-        }
-        let begin = producer.post.wrapping_mul(wqe::UNITS_PER_BB);
-        let mut open = Open { wr_id, fm_ce_se: producer.flags(wr_flags), head: 1, ..Open::default() };
-        producer.fence = 0;
-        let binds = matches!(op, SendOp::BindMw { .. } | SendOp::LocalInv { .. });
-        match producer.transport {
-            transport::UD => open.head += 3,
-            transport::XRC if !binds => open.head += 1,
-            _ => {}
-        }
-        let at = begin.wrapping_add(open.head);
-        let rdma = |open: &mut Open, rkey, remote_addr| {
-            ring.units.put(at, wqe::raddr(remote_addr, rkey));
-            open.head += 1;
-        };
-        let atomic = |open: &mut Open, operands| {
-            ring.units.put(at.wrapping_add(1), operands);
-            open.head += 1;
-        };
-        let bind = |open: &mut Open, key, verb, bind: &Bind| {
-            open.imm = key;
-            open.noted = verb as u8;
-            open.head += put_bind(ring, at, bind);
-            opcode::UMR
-        };
-        open.opcode = match op {
-            SendOp::Send => opcode::SEND,
-            SendOp::SendImm { imm_data } => {
-                open.imm = u32::from_be(imm_data);
-                opcode::SEND_IMM
-            }
+        let wr = (wr_id, wr_flags);
+        match op {
+            SendOp::Send => producer.plain(ring, wr, Op::SEND, 0, None),
+            SendOp::SendImm { imm_data } => producer.plain(ring, wr, Op::SEND_IMM, imm_data, None),
             SendOp::SendInv { invalidate_rkey } => {
-                open.imm = invalidate_rkey;
-                opcode::SEND_INVAL
+                producer.plain(ring, wr, Op::SEND_INV, invalidate_rkey.to_be(), None);
             }
             SendOp::Write { rkey, remote_addr } => {
-                rdma(&mut open, rkey, remote_addr);
-                opcode::RDMA_WRITE
+                producer.plain(ring, wr, Op::WRITE, 0, Some((remote_addr, rkey)));
             }
             SendOp::WriteImm { rkey, remote_addr, imm_data } => {
-                rdma(&mut open, rkey, remote_addr);
-                open.imm = u32::from_be(imm_data);
-                opcode::RDMA_WRITE_IMM
+                producer.plain(ring, wr, Op::WRITE_IMM, imm_data, Some((remote_addr, rkey)));
             }
             SendOp::Read { rkey, remote_addr } => {
-                rdma(&mut open, rkey, remote_addr);
-                opcode::RDMA_READ
+                producer.plain(ring, wr, Op::READ, 0, Some((remote_addr, rkey)));
             }
             SendOp::CmpSwp { rkey, remote_addr, compare, swap } => {
-                rdma(&mut open, rkey, remote_addr);
-                atomic(&mut open, wqe::atomic(swap, compare));
-                opcode::ATOMIC_CS
+                producer.atomic(ring, wr, Op::CMP_SWP, (remote_addr, rkey), wqe::atomic(swap, compare));
             }
             SendOp::FetchAdd { rkey, remote_addr, add } => {
-                rdma(&mut open, rkey, remote_addr);
-                atomic(&mut open, wqe::atomic(add, 0));
-                opcode::ATOMIC_FA
+                producer.atomic(ring, wr, Op::FETCH_ADD, (remote_addr, rkey), wqe::atomic(add, 0));
             }
             SendOp::LocalInv { invalidate_rkey } => {
-                producer.fence = wqe::CTRL_INITIATOR_SMALL_FENCE;
-                bind(&mut open, invalidate_rkey, IBV_WC_LOCAL_INV, &Bind::INVALIDATE)
+                producer.umr(ring, wr, Op::LOCAL_INV, invalidate_rkey, &Bind::INVALIDATE);
             }
             SendOp::BindMw { mw_rkey, rkey, addr, length, mr_lkey, access } => {
                 if length > wqe::BIND_MAX {
-                    producer.failed = Some(Errno::EOPNOTSUPP);
+                    producer.builder.failed.get_or_insert(Errno::EOPNOTSUPP);
                     return;
                 }
-                producer.fence = wqe::CTRL_INITIATOR_SMALL_FENCE;
                 // Type 1 windows are bound by ibv_bind_mw only.
-                let bound =
-                    Bind { type_2: true, rkey, qpn: producer.qpn, addr, length, lkey: mr_lkey, access };
-                bind(&mut open, mw_rkey, IBV_WC_BIND_MW, &bound)
+                let qpn = producer.qpn_ds >> 8;
+                let bind = Bind { type_2: true, rkey, qpn, addr, length, lkey: mr_lkey, access };
+                producer.umr(ring, wr, Op::BIND_MW, mw_rkey, &bind);
             }
             // Never given out by `builders`.
             SendOp::AtomicWrite { .. } | SendOp::Flush { .. } => {
-                producer.failed = Some(Errno::EOPNOTSUPP);
-                return;
+                producer.builder.failed.get_or_insert(Errno::EOPNOTSUPP);
             }
-        };
-        producer.open = Some(open);
+        }
     }
 
     #[inline(always)]
     fn set_sge(&mut self, sge: ibv_sge) {
-        self.set(|_, ring, open, at| {
-            open.data = put_sges(ring, at.wrapping_add(open.head), &[sge]);
-            Ok(())
-        });
+        self.set_data(false, |_, ring, wqe, at| Ok(put_sge(ring, wqe, at, &sge)));
     }
 
     fn set_sge_list(&mut self, list: &[ibv_sge]) {
-        self.set(|sq, ring, open, at| {
-            if list.len() > sq.max_sge as usize {
+        self.set_data(false, |producer, ring, (post, _), at| {
+            if list.len() > producer.max_sge as usize {
                 return Err(Errno::ENOMEM);
             }
-            open.data = put_sges(ring, at.wrapping_add(open.head), list);
-            Ok(())
+            Ok(put_sges(ring, wqe::unit(post, at), list))
         });
     }
 
     #[inline(always)]
     fn set_inline_data(&mut self, data: &InlineData<'_>) {
-        self.set(|sq, ring, open, at| {
-            open.data = put_inline(ring, at.wrapping_add(open.head), sq.max_inline, data)?;
-            open.inline = open.data != 0;
-            Ok(())
+        self.set_data(true, |producer, ring, (post, block), at| match data.only() {
+            Some(bytes) => put_inline(ring, (post, block), at, producer.max_inline, bytes),
+            None => put_inline_pieces(ring, wqe::unit(post, at), producer.max_inline, data),
         });
     }
 
     fn set_xrc_srqn(&mut self, remote_srqn: u32) {
-        self.set(|sq, ring, _, at| {
-            if sq.transport != transport::XRC {
+        self.set(|producer, ring| {
+            if producer.transport != transport::XRC {
                 return Err(Errno::EINVAL);
             }
-            ring.units.put(at.wrapping_add(1), wqe::xrc(remote_srqn));
+            ring.blocks.at(producer.builder.at).put(1, wqe::xrc(remote_srqn));
             Ok(())
         });
     }
 
     fn refuse(&mut self, errno: Errno) {
-        self.producer.failed.get_or_insert(errno);
+        self.producer.builder.failed.get_or_insert(errno);
     }
 
-    #[inline]
+    #[inline(always)]
     fn complete(&mut self) -> Result<(), Errno> {
         let (producer, ring) = (&mut self.producer, self.owner.send.as_ref());
-        if let Some(errno) = producer.failed {
+        if let Some(errno) = producer.builder.failed {
             producer.abort();
             // Before RTS nothing is taken, which stock tells of with another number here than in a post.
             return Err(if ring.is_none_or(|ring| ring.gate.limit() == 0) { Errno::EINVAL } else { errno });
         }
         let Some(ring) = ring else { return Ok(()) };
-        producer.finish(ring);
-        let count = producer.head.wrapping_sub(producer.saved.1);
+        if producer.builder.open {
+            producer.end_without_data(ring);
+        }
+        let count = producer.head.wrapping_sub(producer.builder.saved.1);
         if count != 0 {
-            let (at, ds, inline) = producer.last;
-            producer.ring(ring, count, at, ds, inline);
+            let Builder { at, ds, inline, .. } = producer.builder;
+            producer.ring(
+                ring,
+                (at, ring.blocks.at(at)),
+                if count == 1 { producer.burst(ds, inline) } else { 0 },
+            );
         }
         Ok(())
     }

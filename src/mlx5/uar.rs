@@ -14,8 +14,8 @@ use super::ring::SND_DBR;
 use super::wqe;
 use crate::error::{Errno, Error, Step as _};
 use crate::hw::barrier::{mmio_flush_writes, mmio_wc_start, udma_to_device_barrier};
-use crate::hw::dma::{Record, Units};
-use crate::hw::mmio::{BURST, Mapping, Registers};
+use crate::hw::dma::{Block, Blocks, Record};
+use crate::hw::mmio::{Halves, Mapping, Registers};
 use crate::log;
 use crate::sync::SpinLock;
 use crate::uapi::mlx5::{self as wire, AllocUcontextResp};
@@ -38,10 +38,9 @@ const PAGE: usize = 4096;
 /// A register for send queues.
 #[derive(Debug)]
 pub(super) struct Register {
-    registers: Registers,
-    /// Bytes of one half, and whether BlueFlame works here: 0 where it does not.
-    half: u32,
-    /// The offset of the half to use next.
+    /// Its half is 0 where BlueFlame does not work.
+    halves: Halves,
+    /// Which half is the next to use: the bit of `halves.half()`.
     turn: AtomicU32,
     /// Taken around the stores where several send queues use the register.
     lock: SpinLock<()>,
@@ -66,23 +65,28 @@ impl Register {
         shared: bool,
         place: Place,
     ) -> Result<Register, Errno> {
-        // Without BlueFlame only the first 8 bytes are ever stored to.
-        let len = if half == 0 { 8 } else { 2 * half as usize };
-        let registers = Registers::new(mapping, offset, len)?;
-        Ok(Register { registers, half, turn: AtomicU32::new(0), lock: SpinLock::new(()), shared, place })
+        let halves = Halves::new(mapping, offset, half)?;
+        Ok(Register { halves, turn: AtomicU32::new(0), lock: SpinLock::new(()), shared, place })
     }
 
     /// Bytes of a WQE that BlueFlame takes.
     pub(super) fn half(&self) -> u32 {
-        self.half
+        self.halves.half()
     }
 
-    /// Tells the device that a send queue's WQEs up to block `post` are there. `at` is the unit where the last one begins,
-    /// `burst` its length in units if it shall be written to the register itself.
+    /// Tells the device that a send queue's WQEs up to block `post` are there. `last` is where the last one begins, `burst` its
+    /// length in units if it shall be written to the register itself.
     ///
     /// PRM: post_send_db of rdma-core. The caller holds the send queue's lock.
     #[inline(always)]
-    pub(super) fn ring(&self, record: &Record, post: u32, units: &Units, at: u32, burst: u32) {
+    pub(super) fn ring(
+        &self,
+        record: &Record,
+        post: u32,
+        blocks: &Blocks,
+        last: (u32, Block<'_>),
+        burst: u32,
+    ) {
         // The WQEs are in memory before the record lets the device read them.
         udma_to_device_barrier();
         record.store::<SND_DBR>(post & 0xffff);
@@ -92,33 +96,34 @@ impl Register {
             // orders write-combining stores as a fence does.
             #[cfg(not(target_arch = "x86_64"))]
             mmio_wc_start();
-            self.store(units, at, burst);
+            self.store(blocks, last, burst);
         } else {
             // The record is there before the doorbell makes the device read it.
             mmio_wc_start();
-            self.store(units, at, burst);
+            self.store(blocks, last, burst);
         }
     }
 
     /// The stores themselves, within the lock that orders them.
     #[inline(always)]
-    fn store(&self, units: &Units, at: u32, burst: u32) {
+    fn store(&self, blocks: &Blocks, (at, block): (u32, Block<'_>), burst: u32) {
         // ORDER: Relaxed: ordered by the lock, this register's or the send queue's.
         let turn = self.turn.load(Ordering::Relaxed);
         if burst == 0 {
-            let [ctrl, _] = units.get(at);
-            self.registers.store64(turn as usize, ctrl);
+            self.halves.store64(turn, block.word(0));
         } else {
-            for block in 0..burst.div_ceil(wqe::UNITS_PER_BB) {
-                let from = at.wrapping_add(block * wqe::UNITS_PER_BB);
-                self.registers.store_burst(turn as usize + block as usize * BURST, &units.burst(from));
+            self.halves.store_burst(turn, 0, block);
+            if burst > wqe::UNITS_PER_BB {
+                for more in 1..wqe::blocks(burst) {
+                    self.halves.store_burst(turn, more, blocks.at(at.wrapping_add(more)));
+                }
             }
         }
         // Within the lock: another CPU's later doorbell must not overtake this one in a write-combining buffer. Before the
         // turn, to be on the way early.
         mmio_flush_writes();
         // ORDER: Relaxed, as above.
-        self.turn.store(turn ^ self.half, Ordering::Relaxed);
+        self.turn.store(turn ^ self.halves.half(), Ordering::Relaxed);
     }
 }
 

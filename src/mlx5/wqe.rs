@@ -13,6 +13,18 @@ pub(super) const BB: u32 = 64;
 /// Units of a block.
 pub(super) const UNITS_PER_BB: u32 = 4;
 
+/// Blocks of a WQE of `ds` units.
+#[inline(always)]
+pub(super) const fn blocks(ds: u32) -> u32 {
+    (ds + 3) >> 2
+}
+
+/// Unit `at` of the WQE that begins at block `post`.
+#[inline(always)]
+pub(super) const fn unit(post: u32, at: u32) -> u32 {
+    post.wrapping_mul(UNITS_PER_BB).wrapping_add(at)
+}
+
 /// `MLX5_OPCODE_*`.
 pub(super) mod opcode {
     pub(crate) const NOP: u8 = 0x00;
@@ -21,7 +33,6 @@ pub(super) mod opcode {
     pub(crate) const RDMA_WRITE_IMM: u8 = 0x09;
     pub(crate) const SEND: u8 = 0x0a;
     pub(crate) const SEND_IMM: u8 = 0x0b;
-    pub(crate) const TSO: u8 = 0x0e;
     pub(crate) const RDMA_READ: u8 = 0x10;
     pub(crate) const ATOMIC_CS: u8 = 0x11;
     pub(crate) const ATOMIC_FA: u8 = 0x12;
@@ -36,6 +47,29 @@ pub(super) const CTRL_CQ_UPDATE: u8 = 2 << 2;
 pub(super) const CTRL_INITIATOR_SMALL_FENCE: u8 = 1 << 5;
 /// `MLX5_WQE_CTRL_FENCE`.
 pub(super) const CTRL_FENCE: u8 = 4 << 5;
+/// All bits of `fm_ce_se`.
+pub(super) const FM_CE_SE: u32 = 0xff;
+
+/// `fm_ce_se` of each combination of `IBV_SEND_FENCE`, `IBV_SEND_SIGNALED` and `IBV_SEND_SOLICITED`.
+static FLAGS: [u8; 8] = [
+    0,
+    CTRL_FENCE,
+    CTRL_CQ_UPDATE,
+    CTRL_CQ_UPDATE | CTRL_FENCE,
+    CTRL_SOLICITED,
+    CTRL_SOLICITED | CTRL_FENCE,
+    CTRL_SOLICITED | CTRL_CQ_UPDATE,
+    CTRL_SOLICITED | CTRL_CQ_UPDATE | CTRL_FENCE,
+];
+
+/// `fm_ce_se` of `send_flags`.
+#[inline(always)]
+pub(super) fn flags(send_flags: u32) -> u8 {
+    use crate::abi::public::{IBV_SEND_FENCE, IBV_SEND_SIGNALED, IBV_SEND_SOLICITED};
+    const { assert!(IBV_SEND_FENCE == 1 && IBV_SEND_SIGNALED == 2 && IBV_SEND_SOLICITED == 4) };
+    FLAGS.get((send_flags & 7) as usize).copied().unwrap_or_default()
+}
+
 /// `MLX5_INVALID_LKEY`.
 pub(super) const INVALID_LKEY: u32 = 0x100;
 /// `MLX5_INLINE_SEG`.
@@ -48,10 +82,27 @@ const fn be(first: u32, second: u32) -> u64 {
     ((first as u64) << 32 | second as u64).to_be()
 }
 
-/// `struct mlx5_wqe_ctrl_seg`. `index` is that of the WQE's first block, `ds` its length in units, `imm` in host order.
+/// The first half of a `struct mlx5_wqe_ctrl_seg`. `index` is that of the WQE's first block, `qpn_ds` the QP number and, in the lower
+/// 8 bits, the WQE's length in units.
 #[inline(always)]
-pub(super) const fn ctrl(opcode: u8, index: u16, qpn: u32, ds: u32, fm_ce_se: u8, imm: u32) -> Unit {
-    [be((index as u32) << 8 | opcode as u32, qpn << 8 | ds), be(fm_ce_se as u32, imm)]
+pub(super) const fn ctrl_place(opcode: u8, index: u16, qpn_ds: u32) -> u64 {
+    be((index as u32) << 8 | opcode as u32, qpn_ds)
+}
+
+/// The other half; `imm` in network order.
+#[inline(always)]
+pub(super) const fn ctrl_flags(fm_ce_se: u8, imm: u32) -> u64 {
+    be(fm_ce_se as u32, 0) | half(0, imm)
+}
+
+/// Two words of 32 bits as they lie in memory.
+#[inline(always)]
+const fn half(first: u32, second: u32) -> u64 {
+    if cfg!(target_endian = "little") {
+        first as u64 | (second as u64) << 32
+    } else {
+        (first as u64) << 32 | second as u64
+    }
 }
 
 /// Units of a WQE, from the first 8 bytes of its control segment.
@@ -85,16 +136,20 @@ pub(super) const fn data(byte_count: u32, lkey: u32, addr: u64) -> Unit {
 /// The data segment that ends a list shorter than the WQE has room for.
 pub(super) const DATA_END: Unit = data(0, INVALID_LKEY, 0);
 
-/// `struct mlx5_wqe_inline_seg`, and 12 bytes for the data that follow.
+/// `struct mlx5_wqe_inline_seg`, which the data follow at once.
 #[inline(always)]
-pub(super) const fn inline_head(len: u32) -> Unit {
-    [be(INLINE_SEG | len, 0), 0]
+pub(super) const fn inline_head(len: u32) -> u32 {
+    (INLINE_SEG | len).to_be()
 }
+
+/// Bytes of inline data in one unit, behind the segment's head.
+pub(super) const INLINE_IN_UNIT: u32 = 12;
 
 /// Units of an inline segment with `len` bytes of data.
 #[inline(always)]
 pub(super) const fn inline_units(len: u32) -> u32 {
-    (len + 4).div_ceil(16)
+    // Not div_ceil, which makes five instructions of it for the sake of numbers near the end of 32 bits.
+    (len + 4 + 15) >> 4
 }
 
 /// `struct mlx5_wqe_xrc_seg`.
