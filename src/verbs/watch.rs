@@ -121,10 +121,12 @@ pub(crate) unsafe fn register(context: *const dyn Watched) {
             log::warn!("forked children may not be able to close what they inherit: {errno}");
         }
     });
-    contexts().push(Entry { context, removing: false });
+    let mut contexts = contexts();
+    contexts.push(Entry { context, removing: false });
     if !config::get().watch {
         return;
     }
+    // Under both locks: a last context that goes meanwhile takes no thread away that this one counts on.
     let mut thread = thread();
     if thread.is_none() {
         match start() {
@@ -135,6 +137,7 @@ pub(crate) unsafe fn register(context: *const dyn Watched) {
         }
     }
     drop(thread);
+    drop(contexts);
     kick();
 }
 
@@ -143,12 +146,9 @@ pub(crate) fn unregister(context: *const dyn Watched) {
     let last = {
         let mut contexts = contexts();
         contexts.retain(|entry| !core::ptr::addr_eq(entry.context, context));
-        contexts.is_empty()
+        if contexts.is_empty() { thread().take() } else { None }
     };
-    if !last {
-        return kick();
-    }
-    let Some(Thread { wake, stop, handle }) = thread().take() else { return };
+    let Some(Thread { wake, stop, handle }) = last else { return kick() };
     // ORDER: Release, partner is the Acquire in `run`.
     stop.store(true, Ordering::Release);
     let _ = sys::write(wake.as_raw(), &1_u64.to_ne_bytes());
@@ -206,9 +206,9 @@ fn start() -> Result<Thread, Errno> {
     const STACK: usize = 128 << 10;
     let wake = sys::eventfd(0, libc::EFD_NONBLOCK)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (fd, stopped) = (wake.as_raw(), stop.clone());
+    let (fd, nodes, stopped) = (wake.as_raw(), nodes(), stop.clone());
     let builder = std::thread::Builder::new().name("holdfast".into()).stack_size(STACK);
-    let spawned = process::with_signals_blocked(|| builder.spawn(move || run(fd, &stopped)));
+    let spawned = process::with_signals_blocked(|| builder.spawn(move || run(fd, nodes.as_ref(), &stopped)));
     let errno = |error: std::io::Error| Errno::new(error.raw_os_error().unwrap_or(libc::EAGAIN));
     Ok(Thread { wake, stop, handle: spawned.map_err(errno)? })
 }
@@ -224,8 +224,7 @@ fn nodes() -> Option<OwnedFd> {
     process::watch_deletions(c"/dev/infiniband").ok()
 }
 
-fn run(wake: RawFd, stop: &AtomicBool) {
-    let nodes = nodes();
+fn run(wake: RawFd, nodes: Option<&OwnedFd>, stop: &AtomicBool) {
     let file = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
     let mut fds = Vec::new();
     let mut rescuing = false;
@@ -233,7 +232,7 @@ fn run(wake: RawFd, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         fds.clear();
         fds.push(file(wake, libc::POLLIN));
-        fds.push(file(nodes.as_ref().map_or(-1, OwnedFd::as_raw), libc::POLLIN));
+        fds.push(file(nodes.map_or(-1, OwnedFd::as_raw), libc::POLLIN));
         let mut wait: Option<Duration> = None;
         let mut stale = false;
         for entry in contexts().iter() {
@@ -257,7 +256,7 @@ fn run(wake: RawFd, stop: &AtomicBool) {
         }
         let mut buffer = [0; 4096];
         let _ = sys::read(wake, &mut buffer);
-        let a_node_went = nodes.as_ref().is_some_and(|nodes| sys::read(nodes.as_raw(), &mut buffer).is_ok());
+        let a_node_went = nodes.is_some_and(|nodes| sys::read(nodes.as_raw(), &mut buffer).is_ok());
         let mut contexts = contexts();
         // Only what was there a while ago: an event that was given just now is on its way.
         let rescue = core::mem::take(&mut rescuing);
