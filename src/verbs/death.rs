@@ -239,6 +239,10 @@ impl<F: Family> Watched for Context<F> {
         }
     }
 
+    fn waits_for_users(&self) -> bool {
+        F::WAITS_FOR_USERS
+    }
+
     fn is_node_gone(&self) -> bool {
         self.node.as_ref().is_some_and(|node| !node.exists())
     }

@@ -42,6 +42,8 @@ pub(crate) trait Watched: Sync {
     fn channels(&self) -> Vec<RawFd>;
     /// One of [`Watched::channels`] is ready.
     fn pump(&self);
+    /// Whether its driver never takes the device away by itself.
+    fn waits_for_users(&self) -> bool;
     /// Whether the device's node is gone.
     fn is_node_gone(&self) -> bool;
     /// A sign of death: acts on it.
@@ -98,6 +100,9 @@ static THREAD: Mutex<Option<Thread>> = Mutex::new(None);
 
 struct Thread {
     wake: OwnedFd,
+    /// The kernel's news of devices, from the first context on whose driver waits for its users: that a node goes is all that it
+    /// tells of a removal.
+    news: Option<OwnedFd>,
     stop: Arc<AtomicBool>,
     handle: JoinHandle<()>,
 }
@@ -136,6 +141,14 @@ pub(crate) unsafe fn register(context: *const dyn Watched) {
             ),
         }
     }
+    if let Some(thread) = &mut *thread
+        && thread.news.is_none()
+        && contexts.last().is_some_and(|entry| entry.context().waits_for_users())
+    {
+        thread.news = process::device_news()
+            .inspect_err(|errno| log::debug!("no news of devices ({errno}): their nodes are looked at"))
+            .ok();
+    }
     drop(thread);
     drop(contexts);
     kick();
@@ -148,7 +161,7 @@ pub(crate) fn unregister(context: *const dyn Watched) {
         contexts.retain(|entry| !core::ptr::addr_eq(entry.context, context));
         if contexts.is_empty() { thread().take() } else { None }
     };
-    let Some(Thread { wake, stop, handle }) = last else { return kick() };
+    let Some(Thread { wake, stop, handle, news: _news }) = last else { return kick() };
     // ORDER: Release, partner is the Acquire in `run`.
     stop.store(true, Ordering::Release);
     let _ = sys::write(wake.as_raw(), &1_u64.to_ne_bytes());
@@ -206,11 +219,11 @@ fn start() -> Result<Thread, Errno> {
     const STACK: usize = 128 << 10;
     let wake = sys::eventfd(0, libc::EFD_NONBLOCK)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (fd, nodes, stopped) = (wake.as_raw(), nodes(), stop.clone());
+    let (fd, stopped) = (wake.as_raw(), stop.clone());
     let builder = std::thread::Builder::new().name("holdfast".into()).stack_size(STACK);
-    let spawned = process::with_signals_blocked(|| builder.spawn(move || run(fd, nodes.as_ref(), &stopped)));
+    let spawned = process::with_signals_blocked(|| builder.spawn(move || run(fd, &stopped)));
     let errno = |error: std::io::Error| Errno::new(error.raw_os_error().unwrap_or(libc::EAGAIN));
-    Ok(Thread { wake, stop, handle: spawned.map_err(errno)? })
+    Ok(Thread { wake, news: None, stop, handle: spawned.map_err(errno)? })
 }
 
 /// Objects come in bursts: what is kept the newest is renewed once after one.
@@ -219,12 +232,15 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// How long an event may lie unread before its readers are looked for.
 const RESCUE: Duration = Duration::from_millis(20);
 
-/// The directory of device nodes: a node that goes is the only news of a driver that waits for its users.
-fn nodes() -> Option<OwnedFd> {
-    process::watch_deletions(c"/dev/infiniband").ok()
+/// How often nodes are looked at where the kernel's news of devices cannot be had.
+const BLIND: Duration = Duration::from_secs(1);
+
+/// The kernel's news of devices, where a context is in need of them.
+fn news() -> Option<RawFd> {
+    thread().as_ref()?.news.as_ref().map(OwnedFd::as_raw)
 }
 
-fn run(wake: RawFd, nodes: Option<&OwnedFd>, stop: &AtomicBool) {
+fn run(wake: RawFd, stop: &AtomicBool) {
     let file = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
     let mut fds = Vec::new();
     let mut rescuing = false;
@@ -232,7 +248,8 @@ fn run(wake: RawFd, nodes: Option<&OwnedFd>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         fds.clear();
         fds.push(file(wake, libc::POLLIN));
-        fds.push(file(nodes.map_or(-1, OwnedFd::as_raw), libc::POLLIN));
+        let news = news();
+        fds.push(file(news.unwrap_or(-1), libc::POLLIN));
         let mut wait: Option<Duration> = None;
         let mut stale = false;
         for entry in contexts().iter() {
@@ -244,7 +261,8 @@ fn run(wake: RawFd, nodes: Option<&OwnedFd>, stop: &AtomicBool) {
             stale |= context.is_stale();
             let settle = stale.then_some(SETTLE);
             let again = rescuing.then_some(RESCUE);
-            wait = wait.into_iter().chain(remaining).chain(settle).chain(again).min();
+            let blind = (context.waits_for_users() && news.is_none()).then_some(BLIND);
+            wait = wait.into_iter().chain(remaining).chain(settle).chain(again).chain(blind).min();
         }
         // Rounded up: it does not spin through the last millisecond.
         let timeout = wait.map_or(-1, |wait| i32::try_from(wait.as_millis() + 1).unwrap_or(i32::MAX));
@@ -256,7 +274,11 @@ fn run(wake: RawFd, nodes: Option<&OwnedFd>, stop: &AtomicBool) {
         }
         let mut buffer = [0; 4096];
         let _ = sys::read(wake, &mut buffer);
-        let a_node_went = nodes.is_some_and(|nodes| sys::read(nodes.as_raw(), &mut buffer).is_ok());
+        // Without news of devices it is looked at each time.
+        let look = match news {
+            Some(news) => core::iter::from_fn(|| sys::read(news, &mut buffer).ok()).count() != 0,
+            None => true,
+        };
         let mut contexts = contexts();
         // Only what was there a while ago: an event that was given just now is on its way.
         let rescue = core::mem::take(&mut rescuing);
@@ -270,7 +292,7 @@ fn run(wake: RawFd, nodes: Option<&OwnedFd>, stop: &AtomicBool) {
                 context.refresh();
             }
             context.pump();
-            if a_node_went && !context.life().is_over() && context.is_node_gone() {
+            if look && context.waits_for_users() && !context.life().is_over() && context.is_node_gone() {
                 context.sign(Sign::NodeGone);
             }
             if context.life().take_sleepers() {
@@ -302,8 +324,8 @@ extern "C" fn in_child() {
     let Some((mut contexts, mut thread)) = HELD.try_with(RefCell::take).ok().flatten() else { return };
     // The child has no watcher, and what the contexts that it inherits do is the parent's business.
     contexts.clear();
-    if let Some(Thread { wake, handle, .. }) = thread.take() {
-        drop(wake);
+    if let Some(Thread { wake, handle, news, .. }) = thread.take() {
+        drop((wake, news));
         // The thread is not in this process: nothing is to be detached.
         let _ = core::mem::ManuallyDrop::new(handle);
     }

@@ -2,7 +2,6 @@
 
 use crate::error::Errno;
 use crate::uapi::sys::OwnedFd;
-use core::ffi::CStr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -166,16 +165,24 @@ pub fn with_signals_blocked<T>(f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// `inotify(7)`, non-blocking: tells of names that go from the directory `path`.
+/// The kernel's news of devices that come and go (`NETLINK_KOBJECT_UEVENT`), non-blocking: each message begins with
+/// `ACTION@PATH` and a NUL.
 ///
 /// # Errors
 /// The kernel's.
-pub fn watch_deletions(path: &CStr) -> Result<OwnedFd, Errno> {
+pub fn device_news() -> Result<OwnedFd, Errno> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: takes no pointer.
-    let fd = check(unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) })?;
+    let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_KOBJECT_UEVENT) })?;
     let fd = OwnedFd::new(fd)?;
-    // SAFETY: `path` ends with a NUL.
-    check(unsafe { libc::inotify_add_watch(fd.as_raw(), path.as_ptr(), libc::IN_DELETE) })?;
+    // SAFETY: plain C data, for which zeros are a value.
+    let mut address: libc::sockaddr_nl = unsafe { core::mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    // The kernel's own group.
+    address.nl_groups = 1;
+    let len = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+    // SAFETY: `len` bytes, borrowed for the call.
+    check(unsafe { libc::bind(fd.as_raw(), (&raw const address).cast(), len) })?;
     Ok(fd)
 }
 
