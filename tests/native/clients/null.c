@@ -1,18 +1,10 @@
 // null: one queue pair on the null engine, step by step: what is posted is completed by a call, and by nothing else.
-#include "../include/holdfast_sim.h"
-#include <infiniband/verbs.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#define CHECK(what) do { if (!(what)) { fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #what); exit(1); } } while (0)
+#include "bed.h"
 
 int main(void)
 {
 	CHECK(holdfast_sim_sq);
-	struct ibv_device **list = ibv_get_device_list(NULL);
-	CHECK(list && list[0]);
-	struct ibv_context *context = ibv_open_device(list[0]);
+	struct ibv_context *context = open_device("mlx5_0");
 	CHECK(context);
 	struct ibv_pd *pd = ibv_alloc_pd(context);
 	CHECK(pd);
@@ -27,15 +19,7 @@ int main(void)
 	};
 	struct ibv_qp *qp = ibv_create_qp(pd, &init);
 	CHECK(qp);
-	struct ibv_qp_attr attr = { .qp_state = IBV_QPS_INIT, .port_num = 1 };
-	CHECK(!ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS));
-	attr = (struct ibv_qp_attr){ .qp_state = IBV_QPS_RTR, .path_mtu = IBV_MTU_1024, .dest_qp_num = qp->qp_num,
-		.max_dest_rd_atomic = 1, .ah_attr = { .dlid = 1, .port_num = 1 } };
-	CHECK(!ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
-					IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER));
-	attr = (struct ibv_qp_attr){ .qp_state = IBV_QPS_RTS, .max_rd_atomic = 1, .timeout = 14, .retry_cnt = 7 };
-	CHECK(!ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
-					IBV_QP_MAX_QP_RD_ATOMIC));
+	connect_to(qp, qp->qp_num, 1);
 
 	struct holdfast_sim_info info;
 	CHECK(holdfast_sim_info(qp->qp_num, &info) == 0 && info.qpn == qp->qp_num && info.sq && info.rq && info.uar);
@@ -72,7 +56,6 @@ int main(void)
 	CHECK(holdfast_sim_info(qp->qp_num, &info) == 0 && info.cq_pi == 100 && info.rcq_pi == 400 && info.rq_ci == 400);
 	CHECK(!ibv_destroy_qp(qp) && holdfast_sim_sq(info.qpn) == -1);
 	CHECK(!ibv_destroy_cq(scq) && !ibv_destroy_cq(rcq) && !ibv_dereg_mr(mr) && !ibv_dealloc_pd(pd) && !ibv_close_device(context));
-	ibv_free_device_list(list);
 	puts("fine");
 	return 0;
 }

@@ -131,6 +131,7 @@ extern "C" fn after_fork_in_parent() {
 }
 
 extern "C" fn after_fork_in_child() {
+    next::forget_process();
     files::after_fork();
     driver::after_fork_in_child();
     sysfs::after_fork_in_child();

@@ -2,8 +2,8 @@
 //!
 //! The program holds one end of a pair of datagram sockets, so that poll, select and epoll work on a descriptor that the
 //! system knows, whatever the program does with it. The queue itself is memory: `read` is taken over, takes an event from
-//! there, and lets the system wait where there is none. One byte lies in the program's socket as long as the queue has
-//! something (POLLIN).
+//! there, and lets the system wait where there is none. A byte lies in the program's socket as long as the queue has
+//! something (POLLIN), and one more is sent for each reader that shall wake up: the system wakes one at a time.
 //!
 //! When the device goes, a completion channel shows POLLERR for good, and nothing else: our end, which holds a datagram that
 //! nobody reads, is disconnected, and the system then reports a connection reset to the program's. What is reset is reported
@@ -13,10 +13,14 @@ use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::{Errno, next};
+
+/// How long a reader may take to leave the system before another byte is sent.
+const ONE_BY_ONE: Duration = Duration::from_millis(1);
 
 /// What a file gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +44,8 @@ struct Event {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Event>,
-    /// The byte lies in the program's socket.
-    shown: bool,
+    /// Bytes that lie in the program's socket.
+    bytes: usize,
     /// The device is gone (completion channels).
     closed: bool,
     /// Readers that are, or are about to be, in the system.
@@ -77,7 +81,9 @@ impl EventFile {
             return;
         }
         state.queue.push_back(Event { bytes: bytes.to_vec(), counter });
-        self.show(&mut state);
+        if state.bytes == 0 || state.readers > 0 {
+            self.show(&mut state);
+        }
     }
 
     /// Takes the events away that count on `counter`: their object is gone.
@@ -88,8 +94,9 @@ impl EventFile {
     }
 
     fn show(&self, state: &mut State) {
-        if !state.shown && next::send_byte(self.socket.as_raw_fd()).is_ok() {
-            state.shown = true;
+        // A socket that is full shows enough.
+        if next::send_byte(self.socket.as_raw_fd()).is_ok() {
+            state.bytes += 1;
         }
     }
 
@@ -103,6 +110,9 @@ impl EventFile {
                 }
                 let event = state.queue.pop_front();
                 self.hide_if_empty(&mut state);
+                if !state.queue.is_empty() && state.readers > 0 {
+                    self.show(&mut state);
+                }
                 if let Some(counter) = event.as_ref().and_then(|event| event.counter.as_ref()) {
                     // ORDER: a statistic of its own; the objects' lock orders it with their end.
                     counter.fetch_add(1, Ordering::Relaxed);
@@ -137,21 +147,19 @@ impl EventFile {
         }
         state.closed = true;
         state.queue.clear();
-        if state.readers > 0 {
+        while state.readers > 0 {
             self.show(&mut state);
-            while state.readers > 0 {
-                self.left.wait(&mut state);
-            }
+            self.left.wait_for(&mut state, ONE_BY_ONE);
         }
         self.hide_if_empty(&mut state);
         next::disconnect(self.socket.as_raw_fd());
     }
 
-    /// Takes the byte from the program's socket if nothing is queued.
+    /// Takes the bytes from the program's socket if nothing is queued.
     fn hide_if_empty(&self, state: &mut State) {
-        if state.shown && state.queue.is_empty() {
+        while state.bytes > 0 && state.queue.is_empty() {
             next::take_byte(self.program.as_raw_fd());
-            state.shown = false;
+            state.bytes -= 1;
         }
     }
 }

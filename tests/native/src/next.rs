@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_ulong, c_void};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use std::time::Duration;
 
@@ -225,6 +225,28 @@ pub(crate) fn identity(fd: RawFd) -> Result<(u64, u64), Errno> {
     // SAFETY: it was just filled.
     let stat = unsafe { stat.assume_init() };
     Ok((stat.st_dev, stat.st_ino))
+}
+
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
+/// The number of this process.
+pub(crate) fn process() -> libc::pid_t {
+    // ORDER: a number that is asked for again where it is not known.
+    let known = PROCESS.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    // SAFETY: no arguments.
+    let own = unsafe { libc::getpid() };
+    // ORDER: as above.
+    PROCESS.store(own, Ordering::Relaxed);
+    own
+}
+
+/// A forked child has another.
+pub(crate) fn forget_process() {
+    // ORDER: as above.
+    PROCESS.store(0, Ordering::Relaxed);
 }
 
 /// The user of this process.

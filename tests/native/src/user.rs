@@ -6,7 +6,7 @@
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::Errno;
+use crate::{Errno, next};
 
 static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 
@@ -21,8 +21,7 @@ fn copy(to: *mut c_void, from: *mut c_void, len: usize) -> Result<(), Errno> {
         (libc::iovec { iov_base: to, iov_len: len }, libc::iovec { iov_base: from, iov_len: len });
     // ORDER: whoever reads an old value makes the system call, which says the same again.
     if !FORBIDDEN.load(Ordering::Relaxed) {
-        // SAFETY: no arguments.
-        let own = unsafe { libc::getpid() };
+        let own = next::process();
         // SAFETY: both vectors live here; the kernel checks what they point to.
         let copied = unsafe {
             libc::syscall(

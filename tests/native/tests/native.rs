@@ -93,3 +93,10 @@ fn the_null_engine_completes_what_it_is_told_to() {
         assert_eq!(said.contains("mlx5_0"), provider == Provider::Holdfast, "who served: {said}");
     });
 }
+
+#[test]
+fn a_removal_is_what_the_kernel_shows() {
+    let client = BED.client("removal");
+    let output = BED.command(Provider::Stock, &client).arg("200").output().unwrap();
+    assert!(check(&output, "removal").contains("200 deaths"));
+}

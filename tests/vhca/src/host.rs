@@ -50,7 +50,7 @@ impl Host {
     pub fn add(&mut self, qps: Range<u32>) -> io::Result<usize> {
         let index = self.world.add(Identity::Physical, BarMode::Mapped)?;
         if let Some(device) = self.world.devices.get_mut(index) {
-            device.memory = GuestMemory::Process(ProcessMemory::default());
+            device.memory = GuestMemory::Process(ProcessMemory::new());
             device.qps = qps;
             device.raised = Some(Vec::new());
         }
@@ -72,7 +72,7 @@ impl Host {
     pub fn stop(&mut self, device: usize) {
         if let Some(target) = self.world.devices.get_mut(device) {
             target.forget_objects();
-            target.memory = GuestMemory::Process(ProcessMemory::default());
+            target.memory = GuestMemory::Process(ProcessMemory::new());
             target.raised = Some(Vec::new());
         }
     }

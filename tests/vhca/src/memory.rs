@@ -228,8 +228,9 @@ impl Ranges {
 /// goes by the system, which knows what is mapped.
 ///
 /// Invariant: (P1) whoever pins a range keeps it mapped, readable and writable, until it is unpinned.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ProcessMemory {
+    process: libc::pid_t,
     /// How often each page was pinned.
     pinned: HashMap<u64, u32>,
     /// The system does not let a process read itself: everything is touched as it is.
@@ -243,6 +244,13 @@ fn pages_of(address: u64, len: u64) -> Option<std::ops::RangeInclusive<u64>> {
 }
 
 impl ProcessMemory {
+    /// The memory of the process that calls this, not of one that is forked from it.
+    pub(crate) fn new() -> ProcessMemory {
+        // SAFETY: no arguments.
+        let process = unsafe { libc::getpid() };
+        ProcessMemory { process, pinned: HashMap::new(), blind: AtomicBool::new(false) }
+    }
+
     /// Pins a range.
     ///
     /// # Safety
@@ -327,13 +335,11 @@ impl ProcessMemory {
         let remote = libc::iovec { iov_base: from.cast(), iov_len: len };
         // ORDER: whoever reads an old value asks the system, which says the same again.
         if !self.blind.load(Ordering::Relaxed) {
-            // SAFETY: no arguments.
-            let own = unsafe { libc::getpid() };
             // SAFETY: both vectors live here; the system checks what they point to.
             let copied = unsafe {
                 libc::syscall(
                     libc::SYS_process_vm_readv,
-                    own,
+                    self.process,
                     &raw const local,
                     1usize,
                     &raw const remote,

@@ -13,9 +13,7 @@
 //! return other            another device is there in its place: the same name, another GUID
 //! ```
 
-use std::sync::Weak;
-
-use super::{ContextId, Driver, with};
+use super::{Driver, with};
 use crate::uapi::event;
 
 /// What a command answers, in words; or why it was refused.
@@ -119,28 +117,15 @@ impl Driver {
         }
     }
 
-    /// Takes the device away from everybody, in the kernel's order.
+    /// Takes the device away from everybody, in the kernel's order: one context after the other, in each the newest object
+    /// first, and the pages last.
     fn disassociate(&mut self, device: usize, Times(times): Times) {
-        const FINAL: u64 = 0;
-        let ids: Vec<ContextId> = self
-            .contexts
-            .iter()
-            .filter(|(_, context)| context.device == device && !context.gone)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in &ids {
-            self.destroy_all(*id);
-            self.forget_events(*id);
-        }
-        (0..times).for_each(|_| self.device_event(device, FINAL, event::DEVICE_FATAL));
-        for id in ids {
+        let of_device = |context: &super::Context| context.device == device && !context.gone;
+        let ids = self.contexts.iter().filter(|(_, context)| of_device(context)).map(|(id, _)| *id);
+        for id in ids.collect::<Vec<_>>() {
+            self.destroy_all(id, times);
             if let Some(context) = self.contexts.get_mut(&id) {
                 context.gone = true;
-                context
-                    .channels
-                    .drain(..)
-                    .filter_map(|channel| Weak::upgrade(&channel))
-                    .for_each(|channel| channel.close());
             }
             self.swap_pages(id);
         }
@@ -150,21 +135,6 @@ impl Driver {
         self.by_srqn.retain(|key, _| of(key));
         // What the device still has is nobody's.
         self.host.stop(device);
-    }
-
-    /// Events of objects that are gone are not read any more.
-    fn forget_events(&mut self, id: ContextId) {
-        use super::Object;
-        let Some(context) = self.contexts.get(&id) else { return };
-        for object in context.objects.values() {
-            match object {
-                Object::Cq(cq) => drop(cq.end()),
-                Object::Qp(qp) => drop(qp.affiliated.end()),
-                Object::Shared(shared) => drop(shared.affiliated.end()),
-                Object::Srq(srq) => drop(srq.affiliated.end()),
-                _ => {}
-            }
-        }
     }
 
     /// The device, or another in its place, is found.

@@ -1,15 +1,14 @@
 //! Completion queues.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 
 use vhca::prm::layouts::{cqc, create_cq_in, create_cq_out, modify_cq_in, op};
 use zerocopy::IntoBytes;
 
 use super::firmware::Command;
-use super::{Affiliated, ContextId, Driver, Object, is, pages};
+use super::{Affiliated, ContextId, Driver, Object, pages};
 use crate::attrs::{self, Attrs, Write};
-use crate::event::{Counter, EventFile};
-use crate::files::{self, File};
+use crate::event::{Counter, EventFile, Kind};
 use crate::uapi::{
     DestroyCqResp, ExModifyCq, Mlx5CreateCq, Mlx5CreateCqResp, Mlx5ResizeCq, ResizeCq, ResizeCqResp, attr,
 };
@@ -101,15 +100,7 @@ impl Driver {
         }
         let context = self.context(id)?;
         let affiliated = Affiliated::new(user_handle, context.event_file(event_fd)?);
-        let channel = match channel {
-            None => None,
-            Some(fd) => match files::get(fd) {
-                Some(File::Event(file)) if context.channels.iter().any(|known| is(known, &file)) => {
-                    Some(Arc::downgrade(&file))
-                }
-                _ => return Err(Errno(libc::EBADF)),
-            },
-        };
+        let channel = channel.map(|fd| context.own_file(Kind::Completion, fd)).transpose()?;
         let len = u64::from(size) * u64::from(entry);
         user::pin(driver.buf_addr, len, true)?;
         user::pin(driver.db_addr, 8, true)?;

@@ -18,6 +18,21 @@ fn description(element: u64, kind: u32) -> [u8; 16] {
     bytes
 }
 
+/// The final event: its element is no port.
+pub(super) const FINAL_FATAL: [u8; 16] =
+    [0, 0, 0, 0, 0, 0, 0, 0, event::DEVICE_FATAL as u8, 0, 0, 0, 0, 0, 0, 0];
+
+/// Events of an object that goes are not read any more.
+pub(super) fn forget_events(object: &Object) {
+    match object {
+        Object::Cq(cq) => drop(cq.end()),
+        Object::Qp(qp) => drop(qp.affiliated.end()),
+        Object::Shared(shared) => drop(shared.affiliated.end()),
+        Object::Srq(srq) => drop(srq.affiliated.end()),
+        _ => {}
+    }
+}
+
 fn push(file: &Weak<EventFile>, bytes: &[u8], counter: &Counter) {
     if let Some(file) = file.upgrade() {
         file.push(bytes, Some(counter.clone()));
@@ -105,7 +120,7 @@ impl Driver {
     pub(super) fn device_event(&self, device: usize, element: u64, kind: u32) {
         let bytes = description(element, kind);
         for context in self.contexts.values().filter(|context| context.device == device && !context.gone) {
-            context.asyncs.iter().filter_map(Weak::upgrade).for_each(|file| file.push(&bytes, None));
+            context.asyncs().for_each(|file| file.push(&bytes, None));
         }
     }
 }

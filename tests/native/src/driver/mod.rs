@@ -113,6 +113,8 @@ pub(crate) enum Object {
     Xrcd(xrc::Xrcd),
     Ah,
     Uar(pages::Uar),
+    /// An event file: not named by a handle, but destroyed in its turn.
+    Events(Kind, Weak<EventFile>),
 }
 
 /// What one opening has.
@@ -125,10 +127,8 @@ pub(crate) struct Context {
     ucontext: Option<crate::uapi::AllocUcontextResp>,
     /// The device went away under it.
     gone: bool,
-    asyncs: Vec<Weak<EventFile>>,
-    /// The first that there was: where events of objects go that name no other.
+    /// The first async file that there was: where events of objects go that name no other.
     default_async: Option<Weak<EventFile>>,
-    channels: Vec<Weak<EventFile>>,
     maps: Vec<pages::Map>,
 }
 
@@ -167,22 +167,46 @@ impl Context {
         }
     }
 
-    /// The event file that an object named, or else the context's first.
+    /// The async event file that an object named, or else the context's first.
     fn event_file(&self, fd: Option<i32>) -> Result<Weak<EventFile>, Errno> {
         match fd {
             None => Ok(self.default_async.clone().unwrap_or_default()),
-            Some(fd) => match files::get(fd) {
-                Some(File::Event(file)) if self.asyncs.iter().any(|known| is(known, &file)) => {
-                    Ok(Arc::downgrade(&file))
-                }
-                _ => Err(Errno(libc::EBADF)),
-            },
+            Some(fd) => self.own_file(Kind::Async, fd),
         }
     }
-}
 
-fn is(known: &Weak<EventFile>, file: &Arc<EventFile>) -> bool {
-    std::ptr::eq(known.as_ptr(), Arc::as_ptr(file))
+    /// An event file of this context by its descriptor.
+    fn own_file(&self, kind: Kind, fd: i32) -> Result<Weak<EventFile>, Errno> {
+        let Some(File::Event(file)) = files::get(fd) else { return Err(Errno(libc::EBADF)) };
+        let is_it = |object: &Object| {
+            matches!(object, Object::Events(known, events)
+                if *known == kind && std::ptr::eq(events.as_ptr(), Arc::as_ptr(&file)))
+        };
+        if !self.objects.values().any(is_it) {
+            return Err(Errno(libc::EBADF));
+        }
+        Ok(Arc::downgrade(&file))
+    }
+
+    /// Makes an event file.
+    fn make_file(&mut self, kind: Kind) -> Result<(OwnedFd, Weak<EventFile>), Errno> {
+        // Those that the program closed are no more.
+        self.objects
+            .retain(|_, object| !matches!(object, Object::Events(_, file) if file.strong_count() == 0));
+        let (file, fd) = EventFile::new(kind)?;
+        let known = Arc::downgrade(&file);
+        self.insert(Object::Events(kind, known.clone()));
+        files::insert_owned(&fd, File::Event(file));
+        Ok((fd, known))
+    }
+
+    /// The async event files.
+    fn asyncs(&self) -> impl Iterator<Item = Arc<EventFile>> {
+        self.objects.values().filter_map(|object| match object {
+            Object::Events(Kind::Async, file) => file.upgrade(),
+            _ => None,
+        })
+    }
 }
 
 /// Everything.
@@ -281,9 +305,7 @@ pub(crate) fn open(number: u32) -> Result<ContextId, Errno> {
                 last_handle: 0,
                 ucontext: None,
                 gone: false,
-                asyncs: Vec::new(),
                 default_async: None,
-                channels: Vec::new(),
                 maps: Vec::new(),
             },
         );
@@ -298,11 +320,8 @@ pub(crate) fn open(number: u32) -> Result<ContextId, Errno> {
 /// The last descriptor of a context is closed: all its objects go, the newest first.
 pub(crate) fn close(id: ContextId) {
     with(|driver| {
-        driver.destroy_all(id);
-        if let Some(context) = driver.contexts.remove(&id) {
-            // Channels outlive the context, and nothing more comes.
-            context.channels.iter().filter_map(Weak::upgrade).for_each(|channel| channel.close());
-        }
+        driver.destroy_all(id, 0);
+        driver.contexts.remove(&id);
     });
 }
 
@@ -545,20 +564,13 @@ impl Driver {
 
     fn alloc_async(&mut self, id: ContextId) -> Result<OwnedFd, Errno> {
         let context = self.context(id)?;
-        let (file, fd) = EventFile::new(Kind::Async)?;
-        context.asyncs.retain(|known| known.strong_count() > 0);
-        context.asyncs.push(Arc::downgrade(&file));
-        context.default_async.get_or_insert(Arc::downgrade(&file));
-        files::insert_owned(&fd, File::Event(file));
+        let (fd, file) = context.make_file(Kind::Async)?;
+        context.default_async.get_or_insert(file);
         Ok(fd)
     }
 
     fn create_channel(&mut self, id: ContextId, call: &mut Write) -> Result<(), Errno> {
-        let context = self.context(id)?;
-        let (file, fd) = EventFile::new(Kind::Completion)?;
-        context.channels.retain(|known| known.strong_count() > 0);
-        context.channels.push(Arc::downgrade(&file));
-        files::insert_owned(&fd, File::Event(file));
+        let (fd, _) = self.context(id)?.make_file(Kind::Completion)?;
         let fd = fd.into_raw_fd().cast_unsigned();
         call.answer(&crate::uapi::CreateCompChannelResp { fd });
         Ok(())
@@ -580,8 +592,9 @@ impl Driver {
         Ok(object.map(|object| self.last_words(id, &object)).unwrap_or_default())
     }
 
-    /// Destroys all objects of a context, the newest first, whatever depends on what.
-    fn destroy_all(&mut self, id: ContextId) {
+    /// Destroys all objects of a context, the newest first, whatever depends on what: event files, too, where the final
+    /// event is queued so often, and channels end.
+    fn destroy_all(&mut self, id: ContextId, finals: usize) {
         let Some(context) = self.contexts.get(&id) else { return };
         if context.gone {
             return;
@@ -592,7 +605,7 @@ impl Driver {
         self.forcing = true;
         loop {
             let before = left.len();
-            left.retain(|handle| self.take_down(id, device, *handle).is_err());
+            left.retain(|handle| self.take_away(id, device, *handle, finals).is_err());
             if left.is_empty() || left.len() == before {
                 break;
             }
@@ -604,6 +617,26 @@ impl Driver {
             objects.into_iter().flat_map(|objects| left.iter().filter_map(|handle| objects.get(handle)));
         let ranges: Vec<_> = stuck.flat_map(ranges_of).collect();
         self.release(device, &ranges);
+    }
+
+    /// As [`Driver::take_down`], with what the program can see of it.
+    fn take_away(&mut self, id: ContextId, device: usize, handle: u32, finals: usize) -> Result<(), Errno> {
+        match self.contexts.get(&id).and_then(|context| context.objects.get(&handle)) {
+            Some(Object::Events(kind, file)) => {
+                if let Some(file) = file.upgrade() {
+                    match kind {
+                        Kind::Async => (0..finals).for_each(|_| file.push(&dispatch::FINAL_FATAL, None)),
+                        Kind::Completion => file.close(),
+                    }
+                }
+            }
+            Some(object) => {
+                dispatch::forget_events(object);
+                self.take_down(id, device, handle)?;
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// The device's part of a destroy.
@@ -710,6 +743,8 @@ fn kind_of(object: &Object) -> u16 {
         Object::Xrcd(_) => object::XRCD,
         Object::Ah => object::AH,
         Object::Uar(_) => object::UAR,
+        // Nobody can name it.
+        Object::Events(..) => u16::MAX,
     }
 }
 
