@@ -24,6 +24,7 @@ pub mod atomic {
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+use std::time::{Duration, Instant};
 
 /// Spins this often before it lets another thread run: a holder that was descheduled cannot be spun out.
 const SPINS_BEFORE_YIELD: u32 = 1 << 10;
@@ -86,6 +87,20 @@ impl<T> SpinLock<T> {
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         // ORDER: Acquire, as in `acquire`.
         if self.locked.swap(true, Ordering::Acquire) { None } else { Some(Guard { lock: self }) }
+    }
+
+    /// Takes the lock if it is given back within `wait`: whoever holds it may be the application, between two calls.
+    pub fn lock_within(&self, wait: Duration) -> Option<Guard<'_, T>> {
+        let start = Instant::now();
+        loop {
+            if let Some(guard) = self.try_lock() {
+                return Some(guard);
+            }
+            if start.elapsed() >= wait {
+                return None;
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// Takes the lock with no guard: [`SpinLock::release`] has to follow, on the same thread.
@@ -208,6 +223,14 @@ mod tests {
             }
         });
         assert_eq!(lock.lock().0, 80_000);
+    }
+
+    #[test]
+    fn waiting_ends() {
+        let lock = SpinLock::new(1);
+        assert!(lock.lock_within(Duration::ZERO).is_some());
+        let _held = lock.lock();
+        assert!(lock.lock_within(Duration::from_millis(1)).is_none());
     }
 
     #[test]

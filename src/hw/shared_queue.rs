@@ -16,12 +16,13 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::abi::wr::UserBytes;
 use crate::error::Errno;
-use crate::uapi::sys::Map;
+use crate::uapi::sys::{self, Map};
 
 /// Where a family keeps the header fields and the elements: offsets in bytes from the start of the mapping.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +57,7 @@ pub struct SharedQueue {
     mask: u32,
     shift: u32,
     slot_len: usize,
-    map: Map,
+    map: Arc<Map>,
 }
 
 // SAFETY: the pointers lead into `map`, which is Send; the indices are atomics, and slots are written under the queue's lock.
@@ -108,7 +109,33 @@ impl SharedQueue {
         let (producer, consumer) = (word(geometry.producer_index)?, word(geometry.consumer_index)?);
         // SAFETY: M1: `header <= len`, tested by `word`.
         let data = unsafe { map.as_ptr().add(header) };
-        Ok(SharedQueue { producer, consumer, data, mask, shift, slot_len: 1 << shift, map })
+        Ok(SharedQueue { producer, consumer, data, mask, shift, slot_len: 1 << shift, map: Arc::new(map) })
+    }
+
+    /// A copy of the whole queue in memory of our own, where we are the other side too.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn copy(&self) -> Result<SharedQueue, Errno> {
+        let map = sys::map_memory(self.map.len())?;
+        let (from, to) = (self.map.as_ptr(), map.as_ptr());
+        // SAFETY: M1: both are as long, and neither is within the other. What the kernel changes meanwhile is the caller's business.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), self.map.len()) };
+        // SAFETY: as far into `map` as the present one is into its own, which is as long (Q1).
+        let moved = |at: NonNull<u8>| unsafe { to.add(at.as_ptr().addr() - from.as_ptr().addr()) };
+        Ok(SharedQueue {
+            producer: moved(self.producer.cast()).cast(),
+            consumer: moved(self.consumer.cast()).cast(),
+            data: moved(self.data),
+            map: Arc::new(map),
+            ..*self
+        })
+    }
+
+    /// The same queue once more: one of them for who produces, the other for who consumes.
+    #[must_use]
+    pub fn share(&self) -> SharedQueue {
+        SharedQueue { map: self.map.clone(), ..*self }
     }
 
     /// Elements the ring can hold at once: one slot always stays free.
