@@ -236,6 +236,18 @@ pub trait CompletionQueue: Send {
     /// Whether a poll would give something: a completion, or once the device is gone a work request to flush.
     fn is_pending(&mut self) -> bool;
 
+    /// Where the kernel's driver waits for its users: it is about to stop the device. Polls give nothing until
+    /// [`CompletionQueue::let_go`].
+    fn freeze(&mut self) {}
+
+    /// The kernel writes nothing more: takes what it wrote to memory of our own, and lets go of the kernel's.
+    ///
+    /// # Errors
+    /// `ENOMEM`; everything is as it was.
+    fn let_go(&mut self) -> Result<(), Errno> {
+        Ok(())
+    }
+
     /// `ibv_wc_read_opcode` of the current completion, and so on.
     fn opcode(&self) -> u32;
     #[allow(missing_docs, reason = "named as in verbs.h")]
@@ -364,6 +376,18 @@ pub trait QueuePair: Send + Sync {
     /// meanwhile.
     fn outstanding(&self) -> Vec<Outstanding>;
 
+    /// Where the kernel's driver waits for its users: takes what was posted to memory of our own, since stopping the QP may
+    /// make the kernel's forget it. Called again just before that.
+    ///
+    /// # Errors
+    /// `ENOMEM`; `EBUSY` where the application holds a queue's lock.
+    fn freeze(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    /// The QP is stopped: lets go of the kernel's memory.
+    fn let_go(&self) {}
+
     /// `ibv_wr_set_ud_addr`, under the send queue's lock.
     fn set_ud_addr(sq: &mut Self::Sq, ah: &Self::Ah, remote_qpn: u32, remote_qkey: u32);
 }
@@ -381,6 +405,14 @@ pub trait SharedReceiveQueue: Send + Sync {
 
     /// As [`QueuePair::is_quiet`].
     fn is_quiet(&self) -> bool;
+
+    /// The QPs that receive from it are stopped: takes what was posted to memory of our own, and lets go of the kernel's.
+    ///
+    /// # Errors
+    /// As [`QueuePair::freeze`].
+    fn let_go(&self) -> Result<(), Errno> {
+        Ok(())
+    }
 }
 
 /// A device family: what the verbs layer is generic over.

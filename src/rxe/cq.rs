@@ -1,11 +1,16 @@
 //! Completion queues: the elements are `struct ib_uverbs_wc`.
 
 use core::mem::{MaybeUninit, offset_of};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::map_queue;
+use super::owed::Owed;
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{CompletionQueue, Head};
+use crate::ha::flush::Flush;
+use crate::ha::life::Life;
 use crate::hw::shared_queue::{Elements, Garbage, SharedQueue};
 use crate::log;
 use crate::uapi::wire::Wc;
@@ -14,8 +19,18 @@ use crate::uapi::{CmdFd, rxe as wire};
 /// The consumer's side of one CQ.
 #[derive(Debug)]
 pub struct Cq {
-    /// `None` after a resize whose new queue could not be mapped.
+    /// `None` after a resize whose new queue could not be mapped, and while the device is being stopped.
     ring: Option<SharedQueue>,
+    /// The kernel's, while the device is being stopped.
+    frozen: Option<SharedQueue>,
+    /// Whether `ring` is a copy.
+    copied: bool,
+    /// The queues that complete here.
+    owners: Vec<Arc<Owed>>,
+    flush: Flush,
+    life: Arc<Life>,
+    /// The current completion was flushed: it takes no place in the ring.
+    flushed: bool,
     /// Our index; the one in the mapping is only written.
     consumer: u32,
     /// `ibv_start_poll`'s current completion.
@@ -99,17 +114,47 @@ fn read<'a>(
 }
 
 impl Cq {
-    pub(super) fn map(fd: CmdFd, info: wire::MmInfo) -> Result<Cq, Error> {
+    pub(super) fn map(fd: CmdFd, info: wire::MmInfo, life: Arc<Life>) -> Result<Cq, Error> {
+        let (ring, consumer) = Cq::map_ring(fd, info)?;
+        Ok(Cq {
+            ring: Some(ring),
+            frozen: None,
+            copied: false,
+            owners: Vec::new(),
+            flush: Flush::default(),
+            life,
+            flushed: false,
+            consumer,
+            current: ibv_wc::zeroed(),
+            reported: false,
+        })
+    }
+
+    /// The ring, and our index in it.
+    fn map_ring(fd: CmdFd, info: wire::MmInfo) -> Result<(SharedQueue, u32), Error> {
         let ring = map_queue(fd, info, size_of::<Wc>()).step("map the completion queue")?;
         let consumer =
             ring.load_consumer().map_err(|_| Errno::EPROTO).step("read the completion queue's index")?;
-        Ok(Cq { ring: Some(ring), consumer, current: ibv_wc::zeroed(), reported: false })
+        Ok((ring, consumer))
+    }
+
+    /// A queue completes here.
+    pub(super) fn add(&mut self, owed: &Arc<Owed>) {
+        self.owners.push(owed.clone());
+        self.flush.again();
+    }
+
+    /// It does no more.
+    pub(super) fn remove(&mut self, owed: &Arc<Owed>) {
+        self.owners.retain(|known| !Arc::ptr_eq(known, owed));
+        self.flush.again();
     }
 
     /// Takes the queue of a resize in place of the one that the kernel already gave up.
     pub(super) fn replace(&mut self, fd: CmdFd, info: wire::MmInfo) -> Result<(), Error> {
         self.ring = None;
-        *self = Cq { reported: self.reported, current: self.current, ..Cq::map(fd, info)? };
+        let (ring, consumer) = Cq::map_ring(fd, info)?;
+        (self.ring, self.consumer) = (Some(ring), consumer);
         Ok(())
     }
 
@@ -125,11 +170,78 @@ impl Cq {
         }
     }
 
+    /// The index of the completion after the current one.
+    #[inline]
+    fn behind(&self) -> u32 {
+        if self.flushed { self.consumer } else { self.after(self.consumer) }
+    }
+
+    /// What a poll finds where there is no ring.
+    #[cold]
+    fn without_ring(&self) -> Result<(), Errno> {
+        if self.frozen.is_some() { Ok(()) } else { Err(Errno::EIO) }
+    }
+
+    fn next_flushed(&mut self) -> Option<ibv_wc> {
+        let owners = &self.owners;
+        self.flush.next(&self.life, owners.len(), |at| {
+            let owed = owners.get(at)?;
+            let wr = owed.flush()?;
+            Some(ibv_wc {
+                wr_id: wr.wr_id,
+                status: IBV_WC_WR_FLUSH_ERR,
+                opcode: wr.opcode,
+                qp_num: owed.qp_num(),
+                ..ibv_wc::zeroed()
+            })
+        })
+    }
+
+    /// What an empty poll of a device that is gone finds.
+    #[cold]
+    fn poll_flushed(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> u32 {
+        let mut polled = 0;
+        for to in out {
+            let Some(wc) = self.next_flushed() else { break };
+            to.write(wc);
+            polled += 1;
+        }
+        polled
+    }
+
+    /// As [`Cq::poll_flushed`], for the extended interface.
+    #[cold]
+    fn load_flushed(&mut self) -> Result<Head, Errno> {
+        self.current = self.next_flushed().ok_or(Errno::ENOENT)?;
+        self.flushed = true;
+        Ok(Head { wr_id: self.current.wr_id, status: self.current.status })
+    }
+
+    /// Gives the completions in `ring`, from ours up to the kernel's last one, the `wr_id` of what they complete.
+    fn settle(&self, ring: &SharedQueue) {
+        let by_tag: BTreeMap<u64, &Arc<Owed>> =
+            self.owners.iter().filter_map(|owed| Some((owed.tags()?, owed))).collect();
+        let Ok(producer) = ring.load_producer() else { return };
+        let mut index = self.consumer;
+        while index != producer {
+            let slot = ring.slot(index);
+            index = ring.next(index);
+            let (Ok(tag), Ok(qp_num)) = (slot.get(0), slot.get(offset_of!(Wc, qp_num))) else { return };
+            let settled = by_tag.range(..=tag).next_back().and_then(|(_, owed)| owed.settle(qp_num, tag));
+            if let Some(wr_id) = settled {
+                // A slot holds a whole completion.
+                let _ = slot.put(0, &wr_id);
+            }
+        }
+    }
+
     #[inline]
     fn load(&mut self, index: u32) -> Result<Head, Errno> {
-        let Some(ring) = &self.ring else { return Err(Errno::EIO) };
+        let Some(ring) = &self.ring else { return self.without_ring().and(Err(Errno::ENOENT)) };
         match ring.load_producer() {
-            Ok(producer) if producer == index => return Err(Errno::ENOENT),
+            Ok(producer) if producer == index => {
+                return if self.life.is_gone() { self.load_flushed() } else { Err(Errno::ENOENT) };
+            }
             Ok(_) => {}
             Err(found) => return Err(garbage(found, &mut self.reported)),
         }
@@ -142,14 +254,14 @@ impl Cq {
 impl CompletionQueue for Cq {
     #[inline(always)]
     fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno> {
-        let Some(ring) = &self.ring else { return Err(Errno::EIO) };
+        let Some(ring) = &self.ring else { return self.without_ring().map(|()| 0) };
         let producer = match ring.load_producer() {
             Ok(producer) => producer,
             Err(found) => return Err(garbage(found, &mut self.reported)),
         };
         let mut consumer = self.consumer;
         if consumer == producer {
-            return Ok(0);
+            return if self.life.is_gone() { Ok(self.poll_flushed(out)) } else { Ok(0) };
         }
         let there = ring.between(consumer, producer) as usize;
         let polled = there.min(out.len());
@@ -165,11 +277,12 @@ impl CompletionQueue for Cq {
     }
 
     fn start(&mut self) -> Result<Head, Errno> {
+        self.flushed = false;
         self.load(self.consumer)
     }
 
     fn next(&mut self) -> Result<Head, Errno> {
-        let next = self.after(self.consumer);
+        let next = self.behind();
         let head = self.load(next)?;
         self.consumer = next;
         self.publish();
@@ -177,7 +290,7 @@ impl CompletionQueue for Cq {
     }
 
     fn end(&mut self) {
-        self.consumer = self.after(self.consumer);
+        self.consumer = self.behind();
         self.publish();
     }
 
@@ -185,6 +298,27 @@ impl CompletionQueue for Cq {
         self.ring
             .as_ref()
             .is_some_and(|ring| ring.load_producer().is_ok_and(|producer| producer != self.consumer))
+            || (self.life.is_gone() && self.owners.iter().any(|owed| owed.owes()))
+    }
+
+    fn freeze(&mut self) {
+        if !self.copied && self.frozen.is_none() {
+            self.frozen = self.ring.take();
+        }
+    }
+
+    fn let_go(&mut self) -> Result<(), Errno> {
+        let Some(kernel) = self.frozen.take() else { return Ok(()) };
+        let copied = kernel.copy();
+        let ring = match &copied {
+            Ok(copy) => copy.share(),
+            // It stays mapped, and serves as before.
+            Err(_) => kernel,
+        };
+        self.settle(&ring);
+        self.ring = Some(ring);
+        self.copied = true;
+        copied.map(drop)
     }
 
     fn opcode(&self) -> u32 {

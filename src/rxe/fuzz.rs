@@ -34,7 +34,8 @@ pub fn fuzz_cq(data: &[u8]) {
         }
         Ok(())
     });
-    let Ok(mut cq) = Cq::map(FD, wire::MmInfo { offset: 0, size: len as u32, pad: 0 }) else { return };
+    let info = wire::MmInfo { offset: 0, size: len as u32, pad: 0 };
+    let Ok(mut cq) = Cq::map(FD, info, Arc::default()) else { return };
     let mut out = [MaybeUninit::uninit(); 4];
     let known = |head: Head| assert!(head.status <= IBV_WC_GENERAL_ERR, "status {}", head.status);
     for round in 0..8 {

@@ -7,12 +7,14 @@ mod ah;
 mod cq;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod owed;
 mod recv;
 mod send;
 #[cfg(test)]
 mod tests;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
@@ -30,8 +32,12 @@ use crate::uapi::{self, CmdFd, DriverId, Handle, Udata, rxe as wire};
 
 pub use ah::Ah;
 pub use cq::Cq;
+use owed::Owed;
 pub use recv::Srq;
 pub use send::Qp;
+
+/// How long a queue's lock is waited for when the device is gone: the application may hold it for as long as it likes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The header of every mapped queue.
 const GEOMETRY: Geometry = Geometry {
@@ -66,6 +72,15 @@ fn undo<T>(destroyed: Result<T, Errno>) {
     if let Err(errno) = destroyed {
         log::warn!("an object of a failed create stays in the kernel until the context is closed: {errno}");
     }
+}
+
+/// The queues of `qp`, each with the CQ that it completes to.
+fn completing<'a>(
+    qp: &'a Qp,
+    attached: &Attached<'a, Rxe>,
+) -> impl Iterator<Item = (&'a SpinLock<Cq>, &'a Arc<Owed>)> {
+    let queue = |cq: Option<&'a SpinLock<Cq>>, owed| cq.map(|cq| (cq, owed));
+    queue(attached.send_cq, &qp.sends).into_iter().chain(queue(attached.recv_cq, &qp.receives))
 }
 
 /// `IB_DEVICE_*` bits of `device_cap_flags_ex` that name builders.
@@ -165,8 +180,8 @@ impl Family for Rxe {
         };
         let mut resp = wire::CreateCqResp::default();
         let made = uapi::cq::create(device.fd, &create, Udata::output(&mut resp)).step("create the CQ")?;
-        let object =
-            Cq::map(device.fd, resp.mi).inspect_err(|_| undo(uapi::cq::destroy(device.fd, made.handle)))?;
+        let object = Cq::map(device.fd, resp.mi, device.life.clone())
+            .inspect_err(|_| undo(uapi::cq::destroy(device.fd, made.handle)))?;
         Ok(CreatedCq { handle: made.handle, queue: object, arm: Arm, cqe: made.cqe })
     }
 
@@ -200,7 +215,7 @@ impl Family for Rxe {
         let rq = recv::RecvQueue::map(device.fd, resp.mi, made.max_sge)
             .inspect_err(|_| undo(uapi::srq::destroy(device.fd, made.handle)))?;
         (request.max_wr, request.max_sge) = (made.max_wr, made.max_sge);
-        Ok((Created { handle: made.handle, object: Srq { rq: SpinLock::new(rq) } }, resp.srq_num))
+        Ok((Created { handle: made.handle, object: Srq::new(rq, device.life.clone()) }, resp.srq_num))
     }
 
     fn srq_destroyed(&self, _srq: &Srq, _cq: Option<&SpinLock<Cq>>) {}
@@ -244,7 +259,7 @@ impl Family for Rxe {
         &self,
         device: &Device,
         request: &mut QpRequest,
-        _attached: &Attached<'_, Rxe>,
+        attached: &Attached<'_, Rxe>,
     ) -> Result<(Created<Qp>, u32), Error> {
         let cap = request.cap;
         let create = uapi::qp::Create {
@@ -274,17 +289,33 @@ impl Family for Rxe {
             max_recv_sge: made.cap.max_recv_sge,
             max_inline_data: made.cap.max_inline_data,
         };
-        let object = Qp::map(device.fd, made.handle, request, &cap, &resp)
+        let object = Qp::map(device.fd, (made.handle, made.qp_num), request, &cap, &resp, &device.life)
             .inspect_err(|_| undo(uapi::qp::destroy(device.fd, made.handle)))?;
+        if let Some(cq) = attached.send_cq {
+            cq.lock().add(&object.sends);
+        }
+        if let Some(cq) = attached.recv_cq.filter(|_| request.srq.is_none()) {
+            cq.lock().add(&object.receives);
+        }
         request.cap = cap;
         Ok((Created { handle: made.handle, object }, made.qp_num))
     }
 
-    fn qp_entered(&self, qp: &Qp, state: u32, _attached: &Attached<'_, Rxe>) {
+    fn qp_entered(&self, qp: &Qp, state: u32, attached: &Attached<'_, Rxe>) {
         qp.entered(state);
+        if state == IBV_QPS_RESET {
+            for (cq, owed) in completing(qp, attached) {
+                let _cq = cq.lock();
+                owed.forget();
+            }
+        }
     }
 
-    fn qp_destroyed(&self, _qp: &Qp, _attached: &Attached<'_, Rxe>) {}
+    fn qp_destroyed(&self, qp: &Qp, attached: &Attached<'_, Rxe>) {
+        for (cq, owed) in completing(qp, attached) {
+            cq.lock().remove(owed);
+        }
+    }
 
     fn qp_cap(&self, _qp: &Qp, cap: ibv_qp_cap) -> ibv_qp_cap {
         cap

@@ -1,14 +1,19 @@
 //! Receive queues, a QP's own and shared ones: a list of `struct rxe_recv_wqe`, and no system call.
 
-use super::{map_queue, put_sges};
+use super::owed::{self, Owed};
+use super::{PATIENCE, map_queue, put_sges};
 use crate::abi::public::*;
 use crate::abi::wr::{RecvWr, RecvWrs};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Refused, SharedReceiveQueue};
+use crate::ha::gate::Gate;
+use crate::ha::ledger::Outstanding;
+use crate::ha::life::Life;
 use crate::hw::shared_queue::{Garbage, SharedQueue};
 use crate::log;
 use crate::sync::SpinLock;
 use crate::uapi::{CmdFd, rxe as wire};
+use std::sync::Arc;
 
 /// Where the SGEs begin in a WQE.
 const DATA: usize = size_of::<wire::RecvWqe>();
@@ -18,6 +23,10 @@ const DATA: usize = size_of::<wire::RecvWqe>();
 pub(super) struct RecvQueue {
     /// `None` after a resize whose new queue could not be mapped.
     ring: Option<SharedQueue>,
+    /// The kernel's, once `ring` is a copy of it.
+    kernel: Option<SharedQueue>,
+    /// Whether `ring` is one.
+    copied: bool,
     max_sge: u32,
     /// Our index; the one in the mapping is only written.
     producer: u32,
@@ -30,7 +39,7 @@ impl RecvQueue {
         let ring = map_queue(fd, info, elem).step("map the receive queue")?;
         let producer =
             ring.load_producer().map_err(|_| Errno::EPROTO).step("read the receive queue's index")?;
-        Ok(RecvQueue { ring: Some(ring), max_sge, producer, reported: false })
+        Ok(RecvQueue { ring: Some(ring), kernel: None, copied: false, max_sge, producer, reported: false })
     }
 
     /// Takes the queue of a resize in place of the one that the kernel already gave up.
@@ -74,9 +83,14 @@ impl RecvQueue {
         Ok(())
     }
 
-    /// Posts a list; published once.
+    /// Posts a list; published once, or where the queue is not `open` kept.
     #[inline(always)]
-    pub(super) fn post(&mut self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
+    pub(super) fn post(
+        &mut self,
+        wrs: RecvWrs<'_>,
+        open: bool,
+        life: &Life,
+    ) -> Result<(), Refused<ibv_recv_wr>> {
         let before = self.producer;
         let mut result = Ok(());
         for wr in wrs {
@@ -88,9 +102,46 @@ impl RecvQueue {
         if self.producer != before
             && let Some(ring) = &self.ring
         {
-            ring.store_producer(self.producer);
+            if open {
+                ring.store_producer(self.producer);
+            } else {
+                self.keep(life);
+            }
         }
         result
+    }
+
+    /// What was posted is not for the kernel.
+    #[cold]
+    fn keep(&self, life: &Life) {
+        if let Some(ring) = self.ring.as_ref().filter(|_| self.copied) {
+            ring.store_producer(self.producer);
+        }
+        life.keep();
+    }
+
+    /// As [`super::Qp::freeze`].
+    pub(super) fn freeze(&mut self, owed: &Owed, forgotten: bool) -> Result<(), Errno> {
+        match (&mut self.ring, &self.kernel) {
+            (Some(_), Some(kernel)) => owed.catch_up(kernel),
+            (Some(ring), None) if !self.copied => {
+                self.kernel = Some(owed.freeze(ring, self.producer, forgotten)?);
+                self.copied = true;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Unmaps the kernel's queue, once it was copied.
+    pub(super) fn let_go(&mut self) {
+        self.kernel = None;
+    }
+
+    pub(super) fn outstanding(&self) -> Vec<Outstanding> {
+        let Some(ring) = &self.ring else { return Vec::new() };
+        let told = self.kernel.as_ref().unwrap_or(ring).load_producer().unwrap_or(self.producer);
+        owed::outstanding(ring, self.producer, told, false)
     }
 }
 
@@ -98,17 +149,44 @@ impl RecvQueue {
 #[derive(Debug)]
 pub struct Srq {
     pub(super) rq: SpinLock<RecvQueue>,
+    pub(super) gate: Gate,
+    pub(super) life: Arc<Life>,
 }
+
+impl Srq {
+    pub(super) fn new(rq: RecvQueue, life: Arc<Life>) -> Srq {
+        let gate = Gate::new();
+        gate.set(OPEN);
+        Srq { rq: SpinLock::new(rq), gate, life }
+    }
+}
+
+/// The limit of an SRQ's gate that is not closed: the ring says by itself how many it takes.
+const OPEN: u32 = 1;
 
 impl SharedReceiveQueue for Srq {
     #[inline(always)]
     fn post_recv(&self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
-        self.rq.lock().post(wrs)
+        let mut rq = self.rq.lock();
+        rq.post(wrs, self.gate.limit() != 0, &self.life)
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        self.gate.close();
+    }
 
     fn is_quiet(&self) -> bool {
         self.rq.is_idle()
+    }
+
+    fn let_go(&self) -> Result<(), Errno> {
+        let mut rq = self.rq.lock_within(PATIENCE).ok_or(Errno::EBUSY)?;
+        if rq.copied {
+            return Ok(());
+        }
+        let Some(ring) = &rq.ring else { return Ok(()) };
+        rq.ring = Some(ring.copy()?);
+        rq.copied = true;
+        Ok(())
     }
 }

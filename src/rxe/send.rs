@@ -2,17 +2,21 @@
 
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
 
 use zerocopy::{Immutable, IntoBytes};
 
 use super::ah::Ah;
+use super::owed::{self, Owed};
 use super::recv::RecvQueue;
-use super::{map_queue, put_sges};
+use super::{PATIENCE, map_queue, put_sges};
 use crate::abi::public::*;
 use crate::abi::wr::{InlineData, Rdma, RecvWrs, SendWr, SendWrs, UserBytes};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Objects, QpRequest, QueuePair, Refused, SendBuilder, SendOp};
+use crate::ha::gate::Gate;
 use crate::ha::ledger::Outstanding;
+use crate::ha::life::Life;
 use crate::hw::shared_queue::{Garbage, SharedQueue, Slot};
 use crate::log;
 use crate::sync::SpinLock;
@@ -105,6 +109,12 @@ fn allowed(qp_type: u32) -> u32 {
 #[derive(Debug)]
 pub struct SendQueue {
     ring: SharedQueue,
+    /// The kernel's, once `ring` is a copy of it.
+    kernel: Option<SharedQueue>,
+    /// Whether `ring` is one.
+    copied: bool,
+    gate: Arc<Gate>,
+    life: Arc<Life>,
     fd: CmdFd,
     handle: Handle,
     qp_type: u32,
@@ -313,6 +323,15 @@ impl SendQueue {
         uapi::qp::post_send_kick(fd, handle)
     }
 
+    /// What was posted is not for the kernel.
+    #[cold]
+    fn keep(&self) {
+        if self.copied {
+            self.ring.store_producer(self.producer);
+        }
+        self.life.keep();
+    }
+
     fn slot(&self) -> Slot<'_> {
         self.ring.slot(self.building)
     }
@@ -417,6 +436,10 @@ impl SendBuilder for SendQueue {
             return Ok(());
         }
         self.producer = self.cursor;
+        if self.gate.limit() & SENDS == 0 && self.gate.is_closed() {
+            self.keep();
+            return Ok(());
+        }
         self.ring.store_producer(self.producer);
         Self::kick(self.fd, self.handle)
     }
@@ -426,6 +449,11 @@ impl SendBuilder for SendQueue {
     }
 }
 
+/// What the gate of a QP lets through: sends.
+const SENDS: u32 = 1;
+/// Receives.
+const RECEIVES: u32 = 2;
+
 /// A queue pair.
 #[derive(Debug)]
 pub struct Qp {
@@ -433,19 +461,29 @@ pub struct Qp {
     handle: Handle,
     /// `IBV_QPS_*`, by the last modify.
     state: AtomicU32,
+    /// [`SENDS`] and [`RECEIVES`], as the state takes them.
+    gate: Arc<Gate>,
+    /// Posts that are in the system call, for which they hold no lock.
+    kicking: AtomicU32,
     sq: SpinLock<SendQueue>,
     rq: Option<SpinLock<RecvQueue>>,
+    /// What is left of them, for the CQs that they complete to.
+    pub(super) sends: Arc<Owed>,
+    pub(super) receives: Arc<Owed>,
+    life: Arc<Life>,
 }
 
 impl Qp {
     /// Maps the queues of a QP that the kernel just made; `cap` is what it granted.
     pub(super) fn map(
         fd: CmdFd,
-        handle: Handle,
+        made: (Handle, u32),
         request: &QpRequest,
         cap: &ibv_qp_cap,
         resp: &wire::CreateQpResp,
+        life: &Arc<Life>,
     ) -> Result<Qp, Error> {
+        let (handle, qp_num) = made;
         let data = (cap.max_send_sge as usize * size_of::<ibv_sge>()).max(cap.max_inline_data as usize);
         let ring = map_queue(fd, resp.sq_mi, DATA + data).step("map the send queue")?;
         let producer = ring.load_producer().map_err(|_| Errno::EPROTO).step("read the send queue's index")?;
@@ -453,8 +491,13 @@ impl Qp {
             None => Some(SpinLock::new(RecvQueue::map(fd, resp.rq_mi, cap.max_recv_sge)?)),
             Some(_) => None,
         };
+        let gate = Arc::new(Gate::new());
         let sq = SendQueue {
             ring,
+            kernel: None,
+            copied: false,
+            gate: gate.clone(),
+            life: life.clone(),
             fd,
             handle,
             qp_type: request.qp_type,
@@ -468,18 +511,51 @@ impl Qp {
             failed: None,
             reported: false,
         };
-        Ok(Qp { fd, handle, state: AtomicU32::new(IBV_QPS_RESET), sq: SpinLock::new(sq), rq })
+        Ok(Qp {
+            fd,
+            handle,
+            state: AtomicU32::new(IBV_QPS_RESET),
+            gate,
+            kicking: AtomicU32::new(0),
+            sq: SpinLock::new(sq),
+            rq,
+            sends: Arc::new(Owed::new(qp_num, true)),
+            receives: Arc::new(Owed::new(qp_num, false)),
+            life: life.clone(),
+        })
     }
 
     /// The QP is in `state` now.
     pub(super) fn entered(&self, state: u32) {
-        // ORDER: Relaxed, see `state`.
+        // ORDER: Relaxed: a post that races with a modify may see either state, as with hardware.
         self.state.store(state, Ordering::Relaxed);
+        self.gate.set(self.takes());
     }
 
-    fn state(&self) -> u32 {
-        // ORDER: Relaxed: a post that races with a modify may see either state, as with hardware.
-        self.state.load(Ordering::Relaxed)
+    /// [`SENDS`] and [`RECEIVES`], as the state takes them.
+    fn takes(&self) -> u32 {
+        // ORDER: Relaxed, see `entered`.
+        let state = self.state.load(Ordering::Relaxed);
+        // The kernel would say so too, but only after the WQEs were published, to be sent once the QP gets there.
+        let sends = if state < IBV_QPS_RTS { 0 } else { SENDS };
+        let receives = if state == IBV_QPS_RESET { 0 } else { RECEIVES };
+        sends | receives
+    }
+
+    /// Whether posts of `kind` are kept, where the gate lets none through.
+    #[cold]
+    fn keeps(&self, kind: u32) -> bool {
+        self.gate.is_closed() && self.takes() & kind != 0
+    }
+
+    /// Whether the kernel's refusal of a kick is only the death of its QP: what was posted is flushed then.
+    #[cold]
+    fn refused(&self, errno: Errno) -> Result<(), Errno> {
+        if !self.gate.is_closed() {
+            return Err(errno);
+        }
+        self.life.keep();
+        Ok(())
     }
 }
 
@@ -494,11 +570,12 @@ impl QueuePair for Qp {
         objects: impl Objects<'a, Ah>,
     ) -> Result<(), Refused<ibv_send_wr>> {
         let first = wrs.as_ptr();
-        if self.state() < IBV_QPS_RTS {
-            // The kernel would say so too, but only after the WQEs were published, to be sent once the QP gets there.
+        let mut sq = self.sq.lock();
+        // Under the lock: whoever closes the gate waits for it.
+        let open = self.gate.limit() & SENDS != 0;
+        if !open && !self.keeps(SENDS) {
             return Err(Refused { wr: first, errno: Errno::EINVAL });
         }
-        let mut sq = self.sq.lock();
         let mut index = sq.producer;
         let mut result = Ok(());
         for wr in wrs {
@@ -513,24 +590,37 @@ impl QueuePair for Qp {
             }
             index = sq.ring.next(index);
         }
-        let posted = index != sq.producer;
-        if posted {
-            sq.producer = index;
-            sq.ring.store_producer(index);
+        if index == sq.producer {
+            return result;
         }
+        sq.producer = index;
+        if !open {
+            sq.keep();
+            return result;
+        }
+        sq.ring.store_producer(index);
+        // ORDER: Relaxed: seen by whoever finds the lock given back.
+        self.kicking.fetch_add(1, Ordering::Relaxed);
         drop(sq);
-        if posted && let Err(errno) = SendQueue::kick(self.fd, self.handle) {
-            return Err(Refused { wr: first, errno });
+        let kicked = SendQueue::kick(self.fd, self.handle);
+        // ORDER: Release, partner is the Acquire in `is_quiet`.
+        self.kicking.fetch_sub(1, Ordering::Release);
+        match kicked.or_else(|errno| self.refused(errno)) {
+            Ok(()) => result,
+            Err(errno) => Err(Refused { wr: first, errno }),
         }
-        result
     }
 
     #[inline(always)]
     fn post_recv(&self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
-        match &self.rq {
-            Some(rq) if self.state() != IBV_QPS_RESET => rq.lock().post(wrs),
-            _ => Err(Refused { wr: wrs.as_ptr(), errno: Errno::EINVAL }),
+        let Some(rq) = &self.rq else { return Err(Refused { wr: wrs.as_ptr(), errno: Errno::EINVAL }) };
+        let mut rq = rq.lock();
+        // Under the lock, as for sends.
+        let open = self.gate.limit() & RECEIVES != 0;
+        if !open && !self.keeps(RECEIVES) {
+            return Err(Refused { wr: wrs.as_ptr(), errno: Errno::EINVAL });
         }
+        rq.post(wrs, open, &self.life)
     }
 
     fn send_queue(&self) -> &SpinLock<SendQueue> {
@@ -541,13 +631,51 @@ impl QueuePair for Qp {
         sq.set(|slot| slot.put(WR_UNION, &SendQueue::ud(ah, remote_qpn, remote_qkey)));
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        self.gate.close();
+    }
 
     fn is_quiet(&self) -> bool {
-        self.sq.is_idle() && self.rq.as_ref().is_none_or(SpinLock::is_idle)
+        self.sq.is_idle()
+            && self.rq.as_ref().is_none_or(SpinLock::is_idle)
+            // ORDER: Acquire, partner is the Release in `post_send`. After the lock: who counted had it.
+            && self.kicking.load(Ordering::Acquire) == 0
     }
 
     fn outstanding(&self) -> Vec<Outstanding> {
-        Vec::new()
+        let sq = self.sq.lock();
+        let told = sq.kernel.as_ref().unwrap_or(&sq.ring).load_producer().unwrap_or(sq.producer);
+        let mut found = owed::outstanding(&sq.ring, sq.producer, told, true);
+        drop(sq);
+        if let Some(rq) = &self.rq {
+            found.extend(rq.lock().outstanding());
+        }
+        found
+    }
+
+    fn freeze(&self) -> Result<(), Errno> {
+        // ORDER: Relaxed, see `entered`.
+        let forgotten = self.state.load(Ordering::Relaxed) == IBV_QPS_RESET;
+        let mut sq = self.sq.lock_within(PATIENCE).ok_or(Errno::EBUSY)?;
+        if let Some(kernel) = &sq.kernel {
+            self.sends.catch_up(kernel);
+        } else if !sq.copied {
+            let producer = sq.producer;
+            sq.kernel = Some(self.sends.freeze(&mut sq.ring, producer, forgotten)?);
+            sq.copied = true;
+        }
+        drop(sq);
+        let Some(rq) = &self.rq else { return Ok(()) };
+        let mut rq = rq.lock_within(PATIENCE).ok_or(Errno::EBUSY)?;
+        rq.freeze(&self.receives, forgotten)
+    }
+
+    fn let_go(&self) {
+        if let Some(mut sq) = self.sq.lock_within(PATIENCE) {
+            sq.kernel = None;
+        }
+        if let Some(mut rq) = self.rq.as_ref().and_then(|rq| rq.lock_within(PATIENCE)) {
+            rq.let_go();
+        }
     }
 }

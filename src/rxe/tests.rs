@@ -9,7 +9,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::abi::wr::{InlineData, RecvWrs, SendWrs, UserBytes};
-use crate::family::{CompletionQueue as _, Objects, QueuePair as _, SendBuilder as _, SendOp};
+use crate::family::{
+    CompletionQueue as _, Objects, QueuePair as _, SendBuilder as _, SendOp, SharedReceiveQueue as _,
+};
+use crate::ha::ledger::Fate;
+use crate::ha::life::{Life, Sign};
 use crate::uapi::sys::twin::Kernel;
 use crate::uapi::wire::Wc;
 
@@ -89,8 +93,12 @@ fn expect_ring(
 }
 
 fn cq(kernel: &Kernel, slots: u32, start: u32) -> (Cq, Ring) {
+    cq_of(kernel, slots, start, &Arc::default())
+}
+
+fn cq_of(kernel: &Kernel, slots: u32, start: u32, life: &Arc<Life>) -> (Cq, Ring) {
     let (info, ring) = expect_ring(kernel, 0x1000, slots, start);
-    (Cq::map(FD, info).unwrap(), ring.recv().unwrap())
+    (Cq::map(FD, info, life.clone()).unwrap(), ring.recv().unwrap())
 }
 
 fn poll(cq: &mut Cq, room: usize) -> Result<Vec<ibv_wc>, Errno> {
@@ -254,6 +262,10 @@ impl<'a> Objects<'a, Ah> for Known {
 
 /// A QP in RTS with 3 SGEs, 48 inline bytes, and rings of 8 slots; the send ring, and the receive ring where it has one.
 fn qp(kernel: &Kernel, qp_type: u32, srq: Option<Handle>) -> (Qp, Ring, Option<Ring>) {
+    qp_of(kernel, qp_type, srq, &Arc::default())
+}
+
+fn qp_of(kernel: &Kernel, qp_type: u32, srq: Option<Handle>, life: &Arc<Life>) -> (Qp, Ring, Option<Ring>) {
     let (sq_mi, sq) = expect_ring(kernel, 0x2000, 8, 6);
     let (rq_mi, rq) = match srq {
         None => expect_ring(kernel, 0x3000, 8, 6),
@@ -274,7 +286,8 @@ fn qp(kernel: &Kernel, qp_type: u32, srq: Option<Handle>) -> (Qp, Ring, Option<R
         locking: crate::sync::Locking::YES,
         user_handle: 0,
     };
-    let qp = Qp::map(FD, Handle(5), &request, &cap, &wire::CreateQpResp { rq_mi, sq_mi }).unwrap();
+    let resp = wire::CreateQpResp { rq_mi, sq_mi };
+    let qp = Qp::map(FD, (Handle(5), 17), &request, &cap, &resp, life).unwrap();
     qp.entered(IBV_QPS_RTS);
     (qp, sq.recv().unwrap(), rq.recv().ok())
 }
@@ -565,5 +578,292 @@ proptest! {
     #[test]
     fn a_cq_of_any_bytes_is_polled_to_an_end(data in prop::collection::vec(any::<u8>(), 3..2048)) {
         fuzz::fuzz_cq(&data);
+    }
+}
+
+/// A CQ and a QP that completes there.
+struct Dying {
+    life: Arc<Life>,
+    cq: Cq,
+    done: Ring,
+    qp: Qp,
+    sq: Ring,
+    rq: Ring,
+}
+
+impl Dying {
+    fn new(kernel: &Kernel) -> Dying {
+        let life: Arc<Life> = Arc::default();
+        let (mut cq, done) = cq_of(kernel, 32, 30, &life);
+        let (qp, sq, rq) = qp_of(kernel, IBV_QPT_RC, None, &life);
+        cq.add(&qp.sends);
+        cq.add(&qp.receives);
+        Dying { life, cq, done, qp, sq, rq: rq.unwrap() }
+    }
+
+    /// Closes the gates.
+    fn close(&self) {
+        self.life.note(Sign::NodeGone);
+        self.qp.close();
+        assert!(self.qp.is_quiet());
+    }
+
+    fn freeze(&mut self) {
+        self.cq.freeze();
+        self.qp.freeze().unwrap();
+    }
+
+    /// The kernel completes the WQE at the head of `ring`, which it takes off, whatever its `wr_id`.
+    fn complete(&self, ring: Ring, opcode: u32) {
+        let index = ring.consumer();
+        let wr_id: u64 = ring.read(index, 0);
+        ring.set(wire::CONSUMER_INDEX, (index + 1) & ring.mask);
+        self.done.complete(Wc { wr_id, opcode, qp_num: 17, ..Default::default() });
+    }
+
+    /// The kernel destroys the QP, and takes off what is left.
+    fn stop(&mut self) {
+        for ring in [self.sq, self.rq] {
+            ring.set(wire::CONSUMER_INDEX, ring.producer());
+        }
+        self.cq.let_go().unwrap();
+        self.qp.let_go();
+        self.life.note(Sign::Stopped);
+        assert!(self.life.is_gone());
+    }
+
+    /// What polls give, through either interface: `wr_id`, status and opcode.
+    fn polled(&mut self, extended: bool) -> Vec<(u64, u32, u32)> {
+        let mut found = Vec::new();
+        if extended {
+            let Ok(mut head) = self.cq.start() else { return found };
+            loop {
+                assert_eq!((self.cq.qp_num(), self.cq.vendor_err(), self.cq.wc_flags()), (17, 0, 0));
+                found.push((head.wr_id, head.status, self.cq.opcode()));
+                match self.cq.next() {
+                    Ok(next) => head = next,
+                    Err(errno) => break assert_eq!(errno, Errno::ENOENT),
+                }
+            }
+            self.cq.end();
+            return found;
+        }
+        loop {
+            let wcs = poll(&mut self.cq, 2).unwrap();
+            if wcs.is_empty() {
+                return found;
+            }
+            for wc in wcs {
+                assert_eq!((wc.qp_num, wc.vendor_err), (17, 0));
+                found.push((wc.wr_id, wc.status, wc.opcode));
+            }
+        }
+    }
+}
+
+const OK: u32 = IBV_WC_SUCCESS;
+const FLUSHED: u32 = IBV_WC_WR_FLUSH_ERR;
+
+#[test]
+fn what_the_kernel_completed_comes_first_and_the_rest_is_flushed_once() {
+    for extended in [false, true] {
+        let kernel = Kernel::scripted();
+        let mut it = Dying::new(&kernel);
+        let mut list: Vec<ibv_send_wr> = (10..14).map(|id| send(id, &mut [])).collect();
+        list[1].send_flags = 0;
+        (list[3].opcode, list[3].send_flags) = (IBV_WR_RDMA_READ, 0);
+        expect_kick(&kernel);
+        assert_eq!(post(&it.qp, &mut list), Ok(()));
+        let mut list: Vec<ibv_recv_wr> = (20..23).map(|id| recv_wr(id, &mut [])).collect();
+        assert_eq!(recv(&it.qp, &mut list), Ok(()));
+        it.complete(it.sq, IBV_WC_SEND);
+        it.complete(it.rq, IBV_WC_RECV);
+        it.close();
+        // Kept: neither published nor kicked.
+        assert_eq!(post(&it.qp, &mut [send(14, &mut [])]), Ok(()));
+        assert_eq!(recv(&it.qp, &mut [recv_wr(23, &mut [])]), Ok(()));
+        assert_eq!((it.sq.producer(), it.rq.producer()), (2, 1));
+        let fates = |qp: &Qp| qp.outstanding().iter().map(|wr| (wr.wr_id, wr.fate)).collect::<Vec<_>>();
+        let told = |id| (id, Fate::Unknown);
+        let kept = |id| (id, Fate::NotExecuted);
+        let expected = [told(11), told(12), told(13), kept(14), told(21), told(22), kept(23)];
+        assert_eq!(fates(&it.qp), expected);
+        it.freeze();
+        assert_eq!(fates(&it.qp), expected);
+        assert!(it.polled(extended).is_empty(), "not while the kernel is at it");
+        // The kernel goes on for a while: it says nothing of 11, which was not signalled.
+        it.sq.set(wire::CONSUMER_INDEX, 0);
+        it.complete(it.sq, IBV_WC_SEND);
+        assert_eq!(post(&it.qp, &mut [send(15, &mut [])]), Ok(()));
+        it.stop();
+        assert_eq!(kernel.unmapped().len(), 3);
+        assert!(it.cq.is_pending());
+        let real = [(10, OK, IBV_WC_SEND), (20, OK, IBV_WC_RECV), (12, OK, IBV_WC_SEND)];
+        let flushed = [
+            (13, FLUSHED, IBV_WC_RDMA_READ),
+            (14, FLUSHED, IBV_WC_SEND),
+            (15, FLUSHED, IBV_WC_SEND),
+            (21, FLUSHED, IBV_WC_RECV),
+            (22, FLUSHED, IBV_WC_RECV),
+            (23, FLUSHED, IBV_WC_RECV),
+        ];
+        assert_eq!(it.polled(extended), [&real[..], &flushed[..]].concat());
+        assert!(it.polled(extended).is_empty() && !it.cq.is_pending());
+        // And so is what is posted now.
+        assert_eq!(post(&it.qp, &mut [send(16, &mut [])]), Ok(()));
+        let mut queue = it.qp.send_queue().lock();
+        queue.start();
+        queue.operation(17, 0, SendOp::Send);
+        assert_eq!(queue.complete(), Ok(()));
+        drop(queue);
+        assert!(it.cq.is_pending());
+        assert_eq!(it.polled(extended), [(16, FLUSHED, IBV_WC_SEND), (17, FLUSHED, IBV_WC_SEND)]);
+        // A QP that is destroyed owes nothing.
+        assert_eq!(post(&it.qp, &mut [send(18, &mut [])]), Ok(()));
+        it.cq.remove(&it.qp.sends);
+        assert!(it.polled(extended).is_empty());
+    }
+}
+
+#[test]
+fn what_is_kept_needs_room_until_it_is_flushed() {
+    let kernel = Kernel::scripted();
+    let mut it = Dying::new(&kernel);
+    expect_kick(&kernel);
+    assert_eq!(post(&it.qp, &mut [send(0, &mut []), send(1, &mut [])]), Ok(()));
+    it.close();
+    it.freeze();
+    it.stop();
+    let mut list: Vec<ibv_send_wr> = (2..9).map(|id| send(id, &mut [])).collect();
+    assert_eq!(post(&it.qp, &mut list), Err((5, Errno::ENOMEM)), "the kernel's index says that all are done");
+    let ids = |found: Vec<(u64, u32, u32)>| found.iter().map(|(id, ..)| *id).collect::<Vec<_>>();
+    assert_eq!(ids(it.polled(false)), (0..7).collect::<Vec<_>>());
+    assert_eq!(post(&it.qp, &mut list), Ok(()));
+    assert_eq!(ids(it.polled(false)), (2..9).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_kick_that_meets_the_end_is_no_refusal() {
+    let kernel = Kernel::scripted();
+    let mut it = Dying::new(&kernel);
+    let qp = &raw const it.qp as usize;
+    kernel.write(FD.fd, move |_| {
+        // SAFETY: the test's own QP, alive while it is posted to.
+        unsafe { &*core::ptr::with_exposed_provenance::<Qp>(qp) }.close();
+        Err(Errno::EINVAL)
+    });
+    assert_eq!(post(&it.qp, &mut [send(1, &mut [])]), Ok(()));
+    it.close();
+    it.freeze();
+    it.stop();
+    assert_eq!(it.polled(false), [(1, FLUSHED, IBV_WC_SEND)]);
+}
+
+#[test]
+fn a_queue_in_the_hands_of_the_application_is_not_taken() {
+    let kernel = Kernel::scripted();
+    let it = Dying::new(&kernel);
+    it.close();
+    let _kicking = it.qp.send_queue().lock();
+    assert!(!it.qp.is_quiet());
+}
+
+#[test]
+fn a_reset_forgets_what_is_owed() {
+    let kernel = Kernel::scripted();
+    let mut it = Dying::new(&kernel);
+    expect_kick(&kernel);
+    assert_eq!(post(&it.qp, &mut [send(0, &mut [])]), Ok(()));
+    it.close();
+    it.freeze();
+    it.stop();
+    it.qp.entered(IBV_QPS_RESET);
+    it.qp.sends.forget();
+    assert!(!it.cq.is_pending() && it.polled(false).is_empty());
+    assert_eq!(post(&it.qp, &mut [send(1, &mut [])]), Err((0, Errno::EINVAL)));
+}
+
+#[test]
+fn receives_of_an_srq_stay_where_they_are() {
+    let kernel = Kernel::scripted();
+    let (info, ring) = expect_ring(&kernel, 0x4000, 8, 0);
+    let srq = Srq::new(recv::RecvQueue::map(FD, info, 1).unwrap(), Arc::default());
+    let ring = ring.recv().unwrap();
+    let post = |id| {
+        let mut wr = recv_wr(id, &mut []);
+        // SAFETY: a valid list of one.
+        srq.post_recv(unsafe { RecvWrs::from_ptr(&raw mut wr) }).map_err(|refused| refused.errno)
+    };
+    assert_eq!(post(1), Ok(()));
+    assert_eq!(ring.producer(), 1);
+    srq.close();
+    assert!(srq.is_quiet());
+    assert_eq!(post(2), Ok(()));
+    assert_eq!(ring.producer(), 1);
+    srq.let_go().unwrap();
+    srq.let_go().unwrap();
+    assert_eq!(kernel.unmapped().len(), 1);
+    for id in 3..8 {
+        assert_eq!(post(id), Ok(()));
+    }
+    assert_eq!(post(8), Err(Errno::ENOMEM));
+}
+
+proptest! {
+    /// The kernel completes some before the freeze, some before the last look and some after it; the application polls in between.
+    #[test]
+    fn wherever_the_end_comes_each_is_given_once_and_in_order(
+        signalled in prop::collection::vec(any::<bool>(), 1..7),
+        steps in prop::collection::vec(0_usize..3, 3),
+        polls in any::<bool>(),
+        extended in any::<bool>(),
+        same in any::<bool>(),
+    ) {
+        let kernel = Kernel::scripted();
+        let mut it = Dying::new(&kernel);
+        // Programs give the same `wr_id` to many: what counts is how many come.
+        let id = |at: usize| if same { 7 } else { at as u64 };
+        let mut list: Vec<ibv_send_wr> = signalled.iter().enumerate().map(|(at, signalled)| {
+            ibv_send_wr { send_flags: if *signalled { IBV_SEND_SIGNALED } else { 0 }, ..send(id(at), &mut []) }
+        }).collect();
+        expect_kick(&kernel);
+        prop_assert_eq!(post(&it.qp, &mut list), Ok(()));
+        let (mut done, mut known, mut found) = (0, 0, Vec::new());
+        for (phase, count) in steps.iter().enumerate() {
+            for _ in 0..*count {
+                if done == signalled.len() {
+                    break;
+                }
+                if signalled[done] {
+                    it.complete(it.sq, IBV_WC_SEND);
+                    known = done + 1;
+                } else {
+                    it.sq.set(wire::CONSUMER_INDEX, (it.sq.consumer() + 1) & it.sq.mask);
+                }
+                done += 1;
+            }
+            match phase {
+                0 => {
+                    if polls {
+                        found.extend(it.polled(extended));
+                    }
+                    it.close();
+                    it.freeze();
+                    known = done;
+                }
+                1 => {
+                    it.qp.freeze().unwrap();
+                    known = done;
+                }
+                _ => {}
+            }
+        }
+        it.stop();
+        found.extend(it.polled(extended));
+        let expected: Vec<_> = (0..signalled.len()).filter_map(|at| match at {
+            at if at >= known => Some((id(at), FLUSHED, IBV_WC_SEND)),
+            at => signalled[at].then_some((id(at), OK, IBV_WC_SEND)),
+        }).collect();
+        prop_assert_eq!(found, expected);
     }
 }
