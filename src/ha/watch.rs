@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::life::{Life, Phase, Sign};
 
 /// `IBV_EVENT_DEVICE_FATAL`.
-const DEVICE_FATAL: u32 = 8;
+pub const DEVICE_FATAL: u32 = 8;
 /// `IBV_EVENT_PORT_ERR`.
 const PORT_ERR: u32 = 10;
 

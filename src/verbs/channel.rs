@@ -86,6 +86,11 @@ impl Channel {
         Channel { fd, pipe: Mutex::new(None) }
     }
 
+    /// The number of its file.
+    pub(crate) fn fd(&self) -> RawFd {
+        self.fd
+    }
+
     fn pipe(&self) -> MutexGuard<'_, Option<Pipe>> {
         self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,7 +103,6 @@ impl Channel {
             return Ok(false);
         }
         let kernel = sys::dup(self.fd)?;
-        let close_on_exec = process::is_close_on_exec(self.fd)?;
         let flags = sys::status_flags(self.fd)?;
         let (from, to) = sys::pipe(0)?;
         if cqs > PIPE
@@ -111,18 +115,7 @@ impl Channel {
         for cq in owed {
             put(&to, *cq);
         }
-        let epolls = || epolls.iter().filter(|known| known.fd == self.fd);
-        for Registered { epoll, .. } in epolls() {
-            // It may just have been taken out by the application itself.
-            let _ = process::epoll_forget(*epoll, self.fd);
-        }
-        let moved = process::dup_over(from.as_raw(), self.fd, close_on_exec);
-        for Registered { epoll, what, .. } in epolls() {
-            if let Err(errno) = process::epoll_add(*epoll, self.fd, *what) {
-                log::warn!("epoll instance {epoll} does not learn of completions any more: {errno}");
-            }
-        }
-        moved?;
+        put_under(self.fd, &from, epolls)?;
         *pipe = Some(Pipe { to, from, kernel: Some(kernel) });
         Ok(true)
     }
@@ -207,6 +200,33 @@ impl Channel {
     }
 }
 
+/// Puts `from` under the number `fd`, for the epoll instances that wait for it too.
+///
+/// # Errors
+/// The kernel's; the number is as it was.
+pub(super) fn put_under(fd: RawFd, from: &OwnedFd, epolls: &[Registered]) -> Result<(), Errno> {
+    let close_on_exec = process::is_close_on_exec(fd)?;
+    let epolls = || epolls.iter().filter(|known| known.fd == fd);
+    for Registered { epoll, .. } in epolls() {
+        // It may just have been taken out by the application itself.
+        let _ = process::epoll_forget(*epoll, fd);
+    }
+    let moved = process::dup_over(from.as_raw(), fd, close_on_exec);
+    for Registered { epoll, what, .. } in epolls() {
+        if let Err(errno) = process::epoll_add(*epoll, fd, *what) {
+            log::warn!("epoll instance {epoll} does not learn of events any more: {errno}");
+        }
+    }
+    moved
+}
+
+/// Has threads that sleep on what `fds` named before look again: those in `read` begin the call anew, those in `poll` return
+/// with `EINTR`.
+pub(super) fn disturb(fds: &BTreeSet<RawFd>) {
+    restart_readers(fds);
+    interrupt_pollers(fds);
+}
+
 /// Puts pipes under the numbers of `channels`, and brings along who sleeps there. `cqs` may have an event in one at once.
 ///
 /// # Errors
@@ -243,8 +263,7 @@ pub(crate) fn rescue(channels: &[Arc<Channel>]) -> bool {
         return false;
     }
     let fds: BTreeSet<RawFd> = unread.iter().map(|channel| channel.fd).collect();
-    restart_readers(&fds);
-    interrupt_pollers(&fds);
+    disturb(&fds);
     true
 }
 
@@ -260,14 +279,14 @@ fn put(to: &OwnedFd, cq: u64) -> bool {
 
 /// A descriptor that an epoll instance waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Registered {
+pub(super) struct Registered {
     epoll: RawFd,
     fd: RawFd,
     what: process::Registration,
 }
 
 /// What the epoll instances of this process wait for, from /proc.
-fn registrations() -> Vec<Registered> {
+pub(super) fn registrations() -> Vec<Registered> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten() {
         let is_epoll =

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 use std::os::fd::FromRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -46,7 +47,7 @@ pub(crate) struct Context<F> {
     /// Objects by kind and address.
     live: Mutex<BTreeSet<(Kind, usize)>>,
     /// Our own async file: it sees device events without taking them from the application.
-    pub(crate) events: Option<OwnedFd>,
+    events: Mutex<Option<OwnedFd>>,
     /// A completion channel with no CQ: once the kernel takes the device away, it answers `EIO` and POLLERR for good.
     /// The kernel destroys what is newest first, so this one is kept the newest ([`Context::add`]): it tells before the
     /// application's channels are closed.
@@ -56,7 +57,9 @@ pub(crate) struct Context<F> {
     /// The completion channels of its CQs.
     pub(crate) channels: Channels,
     /// The device's directory in sysfs, which goes with its node.
-    pub(crate) node: Option<PathBuf>,
+    pub(crate) node: Option<Node>,
+    /// Our ends of pipes that the application has the other end of.
+    open: Mutex<Vec<OwnedFd>>,
     /// An eventfd that counts its changes of phase, for a program that asked for one.
     pub(crate) changes: OnceLock<OwnedFd>,
     /// Memory of destroyed objects that an event still names: freed with the context.
@@ -105,6 +108,16 @@ impl<F> Context<F> {
         if !self.channels.is_empty() && !self.stale.swap(true, Ordering::Relaxed) {
             watch::kick();
         }
+    }
+
+    /// Our own async file.
+    pub(crate) fn events(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps `file` open as long as the context is.
+    pub(crate) fn keep_open(&self, file: OwnedFd) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).push(file);
     }
 
     /// Our channel with no CQ.
@@ -219,10 +232,25 @@ unsafe fn open<F: Family>(device: *mut ibv_device, cmd_fd: libc::c_int) -> Resul
 }
 
 /// The sysfs directory of the device whose command file is `fd`.
-fn node_of(fd: libc::c_int) -> Option<PathBuf> {
+fn node_of(fd: libc::c_int) -> Option<Node> {
     let node = std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?;
     let path = Path::new("/sys/class/infiniband_verbs").join(node.file_name()?);
-    path.exists().then_some(path)
+    let inode = std::fs::metadata(&path).ok()?.ino();
+    Some(Node { path, inode })
+}
+
+/// The sysfs directory of a device.
+#[derive(Debug)]
+pub(crate) struct Node {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Node {
+    /// Whether it is gone: another device may have its name already.
+    pub(crate) fn is_gone(&self) -> bool {
+        std::fs::metadata(&self.path).map_or(true, |now| now.ino() != self.inode)
+    }
 }
 
 /// Talks to the kernel and fills what the provider owes in the C context.
@@ -256,11 +284,12 @@ unsafe fn fill<F: Family>(
         device: ours,
         host,
         live: Mutex::default(),
-        events,
+        events: Mutex::new(events),
         removal: Mutex::new(removal),
         stale: AtomicBool::new(false),
         channels: Channels::default(),
         node: node_of(fd.fd),
+        open: Mutex::default(),
         changes: OnceLock::new(),
         buried: Mutex::default(),
     });

@@ -3,7 +3,8 @@
 
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use libc::{c_int, c_uint};
 
@@ -17,6 +18,7 @@ use crate::error::{Errno, Error, Step as _};
 use crate::family::{Arm as _, CompletionQueue as _, CqRequest, Family};
 use crate::ha::life::Life;
 use crate::sync::{Locking, SpinLock};
+use crate::uapi::wire::DestroyCqResp;
 use crate::uapi::{self, CmdFd, Handle};
 
 /// Our part of a CQ.
@@ -30,6 +32,8 @@ pub(crate) struct Cq<F: Family> {
     life: Arc<Life>,
     user_handle: u64,
     channel: Option<Arc<Channel>>,
+    /// The kernel's CQ was destroyed before the application destroyed this one.
+    stopped: OnceLock<DestroyCqResp>,
     /// One of the following; only of use once the device is dying.
     armed: AtomicU32,
     /// Threads that are arming just now.
@@ -41,6 +45,10 @@ pub(crate) struct Cq<F: Family> {
     /// lets the CQ be destroyed before them; its memory stays until they are gone too.
     users: AtomicU32,
 }
+
+/// How long the lock is waited for when the device is gone: the application may be between `ibv_start_poll` and `ibv_end_poll` for as long
+/// as it likes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// No event is asked for.
 const IDLE: u32 = 0;
@@ -81,6 +89,31 @@ impl<F: Family> Cq<F> {
         if owed && channel.post(self.user_handle) {
             // ORDER: Relaxed: counted before the destroy that reads it, which the caller excludes.
             self.given.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// [`CompletionQueue::freeze`], if the lock can be had.
+    pub(crate) fn freeze(&self) -> Result<(), Errno> {
+        self.queue.lock_within(PATIENCE).map(|mut queue| queue.freeze()).ok_or(Errno::EBUSY)
+    }
+
+    /// [`CompletionQueue::let_go`], if the lock can be had.
+    pub(crate) fn let_go(&self) -> Result<(), Errno> {
+        self.queue.lock_within(PATIENCE).map_or(Err(Errno::EBUSY), |mut queue| queue.let_go())
+    }
+
+    /// Has the kernel's CQ destroyed before the application destroys this one.
+    pub(crate) fn stop(&self, destroy: impl FnOnce(Handle) -> Result<DestroyCqResp, Errno>) {
+        if let Ok(reported) = destroy(self.handle) {
+            let _ = self.stopped.set(reported);
+        }
+    }
+
+    /// Destroys the kernel's CQ; how many events it reported.
+    fn destroy(&self) -> Result<DestroyCqResp, Errno> {
+        match self.stopped.get() {
+            Some(reported) => Ok(*reported),
+            None => uapi::cq::destroy(self.fd, self.handle),
         }
     }
 
@@ -185,7 +218,8 @@ unsafe fn create<F: Family>(
         // SAFETY: as above; nobody else has the address.
         set_reads::<F>(unsafe { &mut *head }, request.wc_flags);
     }
-    let single = request.flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0;
+    // Where the queue may have to be taken off the kernel's memory the lock is needed whatever the application says.
+    let single = request.flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0 && !F::WAITS_FOR_USERS;
     let locking = if single || cx.family.is_single_threaded(None) {
         // SAFETY: the application's word, by this flag or by the family's own setting, that one thread uses the CQ.
         unsafe { Locking::no() }
@@ -202,6 +236,7 @@ unsafe fn create<F: Family>(
         life: cx.device.life.clone(),
         user_handle: request.user_handle,
         channel: request.channel.map(|fd| cx.channels.get(fd)),
+        stopped: OnceLock::new(),
         armed: AtomicU32::new(IDLE),
         arming: AtomicU32::new(0),
         given: AtomicU32::new(0),
@@ -327,7 +362,7 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(cq) };
         let cx = cx_of!(F, cq);
-        let destroyed = uapi::cq::destroy(ours.fd, ours.handle);
+        let destroyed = ours.destroy();
         let life = ours.life.clone();
         let reported = memory::counted(destroyed, &life, "destroy the CQ")?;
         // From here on no event of it is given.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::cast;
 use super::channel::{self, Channel};
-use super::context::{Context, Kind};
+use super::context::{Context, Kind, Node};
 use super::cq::Cq;
 use super::qp::{Qp, QpHead};
 use super::srq::Srq;
@@ -19,8 +19,9 @@ use crate::error::{Errno, Error};
 use crate::family::{Family, QueuePair as _, SharedReceiveQueue as _};
 use crate::ha::life::{Life, Phase, Sign};
 use crate::log;
-use crate::uapi;
 use crate::uapi::sys::{OwnedFd, process};
+use crate::uapi::wire::ModifyQp;
+use crate::uapi::{self, CmdFd, Handle, Udata};
 
 /// How long the closing of the gates waits for posts under way. They take nanoseconds; but a thread may stay between
 /// `ibv_wr_start` and `ibv_wr_complete` for as long as it likes, and wait for us there.
@@ -30,7 +31,7 @@ const QUIESCE: Duration = Duration::from_secs(5);
 const RESCUE: u64 = 5_000_000_000;
 
 /// A live object of a context.
-enum Object<'a, F: Family> {
+pub(super) enum Object<'a, F: Family> {
     Cq(&'a Cq<F>),
     Srq(&'a Srq<F>),
     Qp(&'a Qp<F>),
@@ -71,6 +72,17 @@ impl<F: Family> Object<'_, F> {
     }
 }
 
+/// Stops a QP that the kernel does not destroy, since it is attached to a multicast group; its events are not known.
+fn reset(fd: CmdFd, handle: Handle) -> Result<u32, Errno> {
+    let command = ModifyQp {
+        qp_handle: handle.0,
+        attr_mask: IBV_QP_STATE,
+        qp_state: IBV_QPS_RESET as u8,
+        ..Default::default()
+    };
+    uapi::qp::modify(fd, &command, Udata::none()).map(|()| 0)
+}
+
 impl<F: Family> Context<F> {
     /// `EIO` once the device is dying: nothing new is asked of it, and nobody waits for it.
     ///
@@ -92,7 +104,7 @@ impl<F: Family> Context<F> {
         }
     }
 
-    fn each(&self, mut f: impl FnMut(Object<'_, F>)) {
+    pub(super) fn each(&self, mut f: impl FnMut(Object<'_, F>)) {
         let live = self.live();
         for (kind, at) in live.iter() {
             // SAFETY: in the list, which is locked.
@@ -142,7 +154,11 @@ impl<F: Family> Context<F> {
         let fd = self.device.fd;
         self.each(|object| {
             if let Object::Qp(qp) = object {
-                qp.stop(|handle| uapi::qp::destroy(fd, handle));
+                // It said before what it could not take to memory of ours.
+                let _ = qp.queues.freeze();
+                qp.stop(|handle| {
+                    uapi::qp::destroy(fd, handle).or_else(|errno| reset(fd, handle).map_err(|_| errno))
+                });
             }
         });
     }
@@ -192,7 +208,7 @@ impl<F: Family> Watched for Context<F> {
     }
 
     fn events(&self) -> Option<RawFd> {
-        self.events.as_ref().map(OwnedFd::as_raw)
+        self.events().as_ref().map(OwnedFd::as_raw)
     }
 
     fn removal(&self) -> Option<RawFd> {
@@ -244,7 +260,7 @@ impl<F: Family> Watched for Context<F> {
     }
 
     fn is_node_gone(&self) -> bool {
-        self.node.as_ref().is_some_and(|node| !node.exists())
+        self.node.as_ref().is_some_and(Node::is_gone)
     }
 
     fn sign(&self, sign: Sign) {
@@ -262,11 +278,19 @@ impl<F: Family> Watched for Context<F> {
             self.close_gates();
             self.pump();
             match sign {
+                _ if F::WAITS_FOR_USERS => {
+                    self.freeze();
+                    self.stop();
+                    self.pump();
+                    self.let_go_of_memory();
+                    life.note(Sign::Stopped);
+                    self.changed();
+                }
                 Sign::Final | Sign::Stopped => {
                     life.note(sign);
                     self.changed();
                 }
-                _ if sign == Sign::Forced || F::WAITS_FOR_USERS => {
+                Sign::Forced => {
                     self.stop();
                     self.pump();
                     life.note(Sign::Stopped);
@@ -280,6 +304,9 @@ impl<F: Family> Watched for Context<F> {
         }
         self.wake();
         log::info!("{}: gone; what is owed is flushed", self.device.ibdev);
+        if F::WAITS_FOR_USERS && change.from == Phase::Alive {
+            self.let_go_of_files();
+        }
     }
 
     fn is_unread(&self) -> bool {

@@ -18,6 +18,7 @@ mod memory;
 mod ops;
 mod qp;
 mod query;
+mod release;
 mod srq;
 mod watch;
 

@@ -44,6 +44,7 @@ pub(crate) unsafe extern "C" fn query_device_ex<F: Family>(
         }
         // SAFETY: the caller's word.
         let cx = unsafe { context::of::<F>(context) };
+        cx.usable()?;
         let fd = cx.device.fd;
         let extended = if attr_size > size_of::<ibv_device_attr>() {
             match cx.family.query_device_ex(&cx.device) {
@@ -82,6 +83,7 @@ pub(crate) unsafe extern "C" fn query_port<F: Family>(
         let attr = non_null(attr, "check the arguments")?;
         // SAFETY: the caller's word.
         let cx = unsafe { context::of::<F>(context) };
+        cx.usable()?;
         let resp = uapi::device::query_port(cx.device.fd, port_num).step("query the port")?;
         let mut value = ibv_port_attr::zeroed();
         attr::fill_port_attr(&mut value, &resp);
@@ -103,8 +105,9 @@ pub(crate) unsafe extern "C" fn query_port_speed<F: Family>(
     guard::errno_of("ibv_query_port_speed", || {
         let speed = non_null(speed, "check the arguments")?;
         // SAFETY: the caller's word.
-        let fd = unsafe { context::of::<F>(context) }.device.fd;
-        let value = uapi::device::query_port_speed(fd, port_num)
+        let cx = unsafe { context::of::<F>(context) };
+        cx.usable()?;
+        let value = uapi::device::query_port_speed(cx.device.fd, port_num)
             .map_err(|errno| if uapi::is_unsupported(errno) { Errno::EOPNOTSUPP } else { errno })
             .step("query the port's speed")?;
         // SAFETY: the caller's word: room for one.

@@ -1,6 +1,8 @@
 //! Shared receive queues.
 #![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
 
+use std::sync::OnceLock;
+
 use libc::{c_int, c_void};
 
 use super::cast::{self, Fresh, non_null};
@@ -19,6 +21,25 @@ pub(crate) struct Srq<F: Family> {
     fd: CmdFd,
     handle: Handle,
     pub(crate) queue: F::Srq,
+    /// The kernel's SRQ was destroyed before the application destroyed this one, and reported so many events.
+    stopped: OnceLock<u32>,
+}
+
+impl<F: Family> Srq<F> {
+    /// Has the kernel's SRQ destroyed before the application destroys this one.
+    pub(crate) fn stop(&self, destroy: impl FnOnce(Handle) -> Result<u32, Errno>) {
+        if let Ok(reported) = destroy(self.handle) {
+            let _ = self.stopped.set(reported);
+        }
+    }
+
+    /// Destroys the kernel's SRQ; how many events it reported.
+    fn destroy(&self) -> Result<u32, Errno> {
+        match self.stopped.get() {
+            Some(reported) => Ok(*reported),
+            None => uapi::srq::destroy(self.fd, self.handle),
+        }
+    }
 }
 
 /// The family's part of the SRQ at `srq`; none for NULL.
@@ -87,7 +108,12 @@ unsafe fn create<F: Family>(
     head.srq_num = srq_num;
     // SAFETY: the caller's word: NULL or a live CQ of family F.
     unsafe { cq::hold::<F>(cq) };
-    let head = fresh.finish(Srq { fd: cx.device.fd, handle: created.handle, queue: created.object });
+    let head = fresh.finish(Srq {
+        fd: cx.device.fd,
+        handle: created.handle,
+        queue: created.object,
+        stopped: OnceLock::new(),
+    });
     cx.add(Kind::Srq, head);
     Ok(head.cast())
 }
@@ -181,6 +207,7 @@ pub(crate) unsafe extern "C" fn query_srq<F: Family>(srq: *mut ibv_srq, attr: *m
         let attr = non_null(attr, "check the arguments")?;
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(srq) };
+        cx_of!(F, srq).usable()?;
         let resp = uapi::srq::query(ours.fd, ours.handle).step("query the SRQ")?;
         let answer = ibv_srq_attr { max_wr: resp.max_wr, max_sge: resp.max_sge, srq_limit: resp.srq_limit };
         // SAFETY: the caller's word: room for one.
@@ -199,7 +226,7 @@ pub(crate) unsafe extern "C" fn destroy_srq<F: Family>(srq: *mut ibv_srq) -> c_i
         let ours = unsafe { ours::<F>(srq) };
         let cx = cx_of!(F, srq);
         let life = &cx.device.life;
-        let reported = memory::counted(uapi::srq::destroy(ours.fd, ours.handle), life, "destroy the SRQ")?;
+        let reported = memory::counted(ours.destroy(), life, "destroy the SRQ")?;
         // SAFETY: initialised in `create`.
         let acknowledged = reported.is_some_and(|reported| unsafe { events::wait_srq(srq, reported, life) });
         let head: *mut verbs_srq = srq.cast();
