@@ -13,7 +13,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Where a context is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -247,10 +247,13 @@ impl Life {
     /// Work requests were kept: their queue lists them.
     #[cold]
     pub fn keep(&self) {
-        // ORDER: SeqCst, partner is `sleep`: either the sleeper's look at the queue finds the post, or this finds the sleeper.
-        self.kept.fetch_add(1, Ordering::SeqCst);
-        // ORDER: SeqCst, as above.
-        if self.sleepers.load(Ordering::SeqCst)
+        // ORDER: Release, partner is the Acquire in `kept`: who sees the number finds the work requests.
+        self.kept.fetch_add(1, Ordering::Release);
+        // ORDER: SeqCst, partner is the fence in `sleep`: either the sleeper's look at the queue, whatever the order of its loads,
+        // finds the post, or this finds the sleeper.
+        fence(Ordering::SeqCst);
+        // ORDER: Relaxed; the fence orders it behind the post.
+        if self.sleepers.load(Ordering::Relaxed)
             && let Some(kick) = self.kick.get()
         {
             kick();
@@ -260,14 +263,16 @@ impl Life {
     /// How many posts were kept so far: as long as it does not change there is nothing new to flush.
     #[must_use]
     pub fn kept(&self) -> u64 {
-        // ORDER: SeqCst, see `keep`.
-        self.kept.load(Ordering::SeqCst)
+        // ORDER: Acquire, partner is the Release in `keep`.
+        self.kept.load(Ordering::Acquire)
     }
 
     /// A CQ was armed with nothing to poll.
     pub fn sleep(&self) {
-        // ORDER: SeqCst, partner is `keep`.
-        self.sleepers.store(true, Ordering::SeqCst);
+        // ORDER: Relaxed; the fence orders it before the look at the queue.
+        self.sleepers.store(true, Ordering::Relaxed);
+        // ORDER: SeqCst, partner is the fence in `keep`.
+        fence(Ordering::SeqCst);
     }
 
     /// Whether somebody may sleep, who is woken now.

@@ -10,7 +10,6 @@
 //! may be outstanding. Once it is closed, posts are kept: written into the ring as ever, but the device is not told, and
 //! [`SendRing::kept`] and [`RecvRing::kept`] say how far they came in place of the record.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use super::dbrec::Dbrec;
@@ -24,6 +23,7 @@ pub use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
 use crate::hw::dma::{Blocks, Record, Units};
 use crate::hw::table::Table;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The word of the doorbell record for receives, `MLX5_RCV_DBR`.
 pub(super) const RCV_DBR: usize = 0;
@@ -229,9 +229,9 @@ impl SendRing {
         let mut found = Vec::new();
         // ORDER: Acquire, as in `tail`.
         let mut last = Meta::unpack(self.retired.load(Ordering::Acquire));
-        // A record that is not written any more says what the device was told of.
+        // A record that is not written any more says what the device was told of; once that has ended it lies behind.
         let told = self.record.load::<SND_DBR>() as u16;
-        let mut kept = false;
+        let mut kept = told.wrapping_sub(last.next) > self.end().wrapping_sub(last.next);
         while let Some((slot, meta)) = self.after(last).filter(|_| found.len() < self.slots.len() as usize) {
             kept |= last.next == told;
             let fate = if kept { Fate::NotExecuted } else { Fate::Unknown };
@@ -393,8 +393,10 @@ impl RecvRing {
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
         let tail = self.tail();
         let posted = self.end().wrapping_sub(tail as u16);
-        let told = (self.record.load::<RCV_DBR>() as u16).wrapping_sub(tail as u16);
-        let fate = |at: u32| if at < u32::from(told.min(posted)) { Fate::Unknown } else { Fate::NotExecuted };
+        // As for sends: what the device was told of may have ended.
+        let told = Some((self.record.load::<RCV_DBR>() as u16).wrapping_sub(tail as u16));
+        let told = u32::from(told.filter(|told| *told <= posted).unwrap_or(0));
+        let fate = |at: u32| if at < told { Fate::Unknown } else { Fate::NotExecuted };
         (0..u32::from(posted))
             .map(|at| Outstanding { fate: fate(at), ..self.told(tail.wrapping_add(at)) })
             .collect()
@@ -425,7 +427,7 @@ pub(super) struct Owner {
     /// The QP's number, for completions that we make.
     pub(super) qpn: u32,
     /// Received packets carry a checksum verdict.
-    pub(super) csum: core::sync::atomic::AtomicBool,
+    pub(super) csum: AtomicBool,
 }
 
 impl Owner {

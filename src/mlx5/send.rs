@@ -791,7 +791,8 @@ impl SendBuilder for SendQueue {
         if let Some(errno) = producer.builder.failed {
             producer.abort();
             // Before RTS nothing is taken, which stock tells of with another number here than in a post.
-            return Err(if ring.is_none_or(|ring| ring.gate.limit() == 0) { Errno::EINVAL } else { errno });
+            let takes_none = |ring: &SendRing| ring.gate.limit() == 0 && !ring.gate.is_closed();
+            return Err(if ring.is_none_or(takes_none) { Errno::EINVAL } else { errno });
         }
         let Some(ring) = ring else { return Ok(()) };
         if producer.builder.open {
