@@ -20,6 +20,9 @@ use crate::sync::Locking;
 use crate::uapi::ids;
 use crate::uapi::sys::twin::{Ioctl, Kernel};
 
+#[cfg(not(loom))]
+mod contract;
+
 const FD: CmdFd = CmdFd::new(7, DriverId::MLX5);
 /// The numbers of the one QP, CQ and page kinds of these tests.
 const QPN: u32 = 0xab_cdef;
