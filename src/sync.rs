@@ -13,20 +13,33 @@
     reason = "a lock is where exclusive access is made; std's guard cannot outlive a C call"
 )]
 
-/// The atomics that `ha` is made of: loom's where a model is checked.
+/// The atomics that the lock and `ha` are made of: loom's where a model is checked.
 pub mod atomic {
     #[cfg(not(loom))]
     pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
     #[cfg(loom)]
     pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+    /// What orders the mark that a lock is in use before what its user reads next, against a thread that has every CPU pass a
+    /// barrier (membarrier(2)) between its own store and its look at the mark: nothing but that the compiler leaves the order.
+    #[inline(always)]
+    pub(super) fn half_of_membarrier() {
+        #[cfg(not(loom))]
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+        // loom knows no membarrier: the model has a fence on both sides in its place.
+        #[cfg(loom)]
+        fence(Ordering::SeqCst);
+    }
 }
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 use std::time::{Duration, Instant};
 
+use atomic::{AtomicBool, Ordering, half_of_membarrier};
+
 /// Spins this often before it lets another thread run: a holder that was descheduled cannot be spun out.
+#[cfg(not(loom))]
 const SPINS_BEFORE_YIELD: u32 = 1 << 10;
 
 /// Whether a lock locks: a thread domain and a single-threaded CQ are the application's word that one thread uses the
@@ -53,7 +66,24 @@ impl Locking {
 pub struct SpinLock<T> {
     locked: AtomicBool,
     locking: bool,
+    #[cfg(loom)]
+    sleepers: Sleepers,
     value: UnsafeCell<T>,
+}
+
+/// A model's thread that spins has no end of orders: it sleeps until the lock is given back.
+#[cfg(loom)]
+#[derive(Debug)]
+struct Sleepers {
+    mutex: loom::sync::Mutex<()>,
+    freed: loom::sync::Condvar,
+}
+
+#[cfg(loom)]
+impl Sleepers {
+    fn new() -> Sleepers {
+        Sleepers { mutex: loom::sync::Mutex::new(()), freed: loom::sync::Condvar::new() }
+    }
 }
 
 // SAFETY: L2 gives one thread at a time the value, so `T: Send` is all that sharing needs.
@@ -67,13 +97,19 @@ pub struct Guard<'a, T> {
 
 impl<T> SpinLock<T> {
     /// An open lock around `value`.
-    pub const fn new(value: T) -> SpinLock<T> {
+    pub fn new(value: T) -> SpinLock<T> {
         SpinLock::with(Locking::YES, value)
     }
 
     /// An open lock around `value` that locks as `locking` says.
-    pub const fn with(locking: Locking, value: T) -> SpinLock<T> {
-        SpinLock { locked: AtomicBool::new(false), locking: locking.0, value: UnsafeCell::new(value) }
+    pub fn with(locking: Locking, value: T) -> SpinLock<T> {
+        SpinLock {
+            locked: AtomicBool::new(false),
+            locking: locking.0,
+            #[cfg(loom)]
+            sleepers: Sleepers::new(),
+            value: UnsafeCell::new(value),
+        }
     }
 
     /// Takes the lock until the guard is dropped.
@@ -83,10 +119,22 @@ impl<T> SpinLock<T> {
         Guard { lock: self }
     }
 
+    /// Marks it as taken: whether it was before.
+    #[inline(always)]
+    fn take(&self) -> bool {
+        // ORDER: Acquire, partner is the Release store in `release`: what the last holder wrote is seen.
+        #[cfg(not(loom))]
+        let taken = self.locked.swap(true, Ordering::Acquire);
+        // loom lets the mark of an exchange that came too late stand after the lock was given back: it gets one that leaves none.
+        // ORDER: as above.
+        #[cfg(loom)]
+        let taken = self.locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err();
+        taken
+    }
+
     /// Takes the lock if nobody has it, this thread included.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        // ORDER: Acquire, as in `acquire`.
-        if self.locked.swap(true, Ordering::Acquire) { None } else { Some(Guard { lock: self }) }
+        if self.take() { None } else { Some(Guard { lock: self }) }
     }
 
     /// Takes the lock if it is given back within `wait`: whoever holds it may be the application, between two calls.
@@ -107,8 +155,7 @@ impl<T> SpinLock<T> {
     #[inline(always)]
     pub fn acquire(&self) {
         if self.locking {
-            // ORDER: Acquire, partner is the Release store in `release`: what the last holder wrote is seen.
-            if self.locked.swap(true, Ordering::Acquire) {
+            if self.take() {
                 self.contended();
             }
         } else {
@@ -118,10 +165,19 @@ impl<T> SpinLock<T> {
             // the lock reads. A thread that asks makes all CPUs pass a barrier between its own store and its load
             // (membarrier(2)): then either it sees this store, or the user sees what it stored.
             self.locked.store(true, Ordering::Relaxed);
-            compiler_fence(Ordering::SeqCst);
+        }
+        half_of_membarrier();
+    }
+
+    #[cfg(loom)]
+    fn contended(&self) {
+        let mut sleeper = self.sleepers.mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while self.take() {
+            sleeper = self.sleepers.freed.wait(sleeper).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
     }
 
+    #[cfg(not(loom))]
     #[cold]
     fn contended(&self) {
         let mut spins = 0;
@@ -135,8 +191,7 @@ impl<T> SpinLock<T> {
                     core::hint::spin_loop();
                 }
             }
-            // ORDER: Acquire, partner is the Release store in `release`.
-            if !self.locked.swap(true, Ordering::Acquire) {
+            if !self.take() {
                 return;
             }
         }
@@ -150,6 +205,11 @@ impl<T> SpinLock<T> {
     pub unsafe fn release(&self) {
         // ORDER: Release, partner is the Acquire swap of the next holder.
         self.locked.store(false, Ordering::Release);
+        #[cfg(loom)]
+        {
+            let _sleepers = self.sleepers.mutex.lock();
+            self.sleepers.freed.notify_all();
+        }
     }
 
     /// Whether nobody holds the lock at some moment during the call. Where the lock does not lock this tells of the mark that its

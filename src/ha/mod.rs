@@ -16,4 +16,6 @@ pub mod flush;
 pub mod gate;
 pub mod ledger;
 pub mod life;
+#[cfg(all(test, loom))]
+pub(crate) mod models;
 pub mod watch;

@@ -1016,11 +1016,11 @@ impl CompletionQueue for Cq {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::atomic::AtomicBool;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sync::atomic::AtomicBool;
 
     fn owner(key: u32) -> Arc<Owner> {
         let csum = AtomicBool::new(false);

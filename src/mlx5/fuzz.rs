@@ -1,7 +1,6 @@
 //! The queues on entries that hold anything at all, and posts against a decoder of WQEs.
 
 use core::mem::MaybeUninit;
-use core::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 use super::dbrec::Pool;
@@ -16,6 +15,7 @@ use crate::abi::wr::{InlineData, UserBytes};
 use crate::family::{CompletionQueue as _, Head, SendBuilder as _, SendOp};
 use crate::hw::dma::{Blocks, Entries, Memory, Units};
 use crate::sync::Locking;
+use crate::sync::atomic::AtomicBool;
 use crate::uapi::sys::twin::Kernel;
 
 const BLOCKS: u32 = 32;

@@ -38,7 +38,6 @@ mod tests;
 mod uar;
 mod wqe;
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::abi::host::ForkRanges;
@@ -53,6 +52,7 @@ use crate::ha::ledger::Fate;
 use crate::hw::dma::{Blocks, Entries, Memory, Units};
 use crate::log;
 use crate::sync::SpinLock;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::uapi::mlx5 as wire;
 use crate::uapi::wire::{AhAttr, ExModifyQp, ExQueryDeviceResp, ModifyQp, QpCap};
 use crate::uapi::{self, CmdFd, DriverId, Handle, Udata};

@@ -22,6 +22,8 @@ use crate::uapi::sys::twin::{Ioctl, Kernel};
 
 #[cfg(not(loom))]
 mod contract;
+#[cfg(loom)]
+mod models;
 
 const FD: CmdFd = CmdFd::new(7, DriverId::MLX5);
 /// The numbers of the one QP, CQ and page kinds of these tests.
@@ -91,6 +93,8 @@ struct World {
     /// The page of CQ doorbells, and BlueFlame pages as they are mapped.
     nc: Memory,
     bf: mpsc::Receiver<Memory>,
+    /// Of QPs made from now on.
+    locking: Locking,
 }
 
 fn page(kernel: &Kernel, offset: u64) -> mpsc::Receiver<Memory> {
@@ -131,7 +135,7 @@ fn world(resp: wire::AllocUcontextResp, env: Env) -> World {
     let opened = Mlx5::new(FD, ForkRanges::default(), (context, resp), env).unwrap();
     let device = Device { fd: FD, ibdev: "mlx5_0".into(), async_fd: 9, life: Arc::default() };
     let (_, bf) = mpsc::channel();
-    World { kernel, family: opened.family, device, nc: nc.recv().unwrap(), bf }
+    World { kernel, family: opened.family, device, nc: nc.recv().unwrap(), bf, locking: Locking::YES }
 }
 
 impl World {
@@ -211,7 +215,7 @@ impl World {
             cap,
             sq_sig_all: false,
             send_ops: None,
-            locking: Locking::YES,
+            locking: self.locking,
             user_handle: 0,
         };
         let attached = Attached { pd: Some(pd), send_cq: Some(&cq.cq), recv_cq: Some(&cq.cq), srq };

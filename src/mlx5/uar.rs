@@ -5,7 +5,6 @@
 //! and then it has a lock. [`Register::ring`] is the only function that rings a send queue's doorbell, [`CqDoorbell::arm`] the
 //! only one for a completion queue.
 
-use core::sync::atomic::{AtomicU32, Ordering};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +17,7 @@ use crate::hw::dma::{Block, Blocks, Record};
 use crate::hw::mmio::{Halves, Mapping, Registers};
 use crate::log;
 use crate::sync::SpinLock;
+use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::uapi::mlx5::{self as wire, AllocUcontextResp};
 use crate::uapi::sys::{self, Prot};
 use crate::uapi::{CmdFd, Handle};
@@ -371,5 +371,62 @@ fn page_len(length: u32) -> usize {
     match length as usize {
         len if len.is_multiple_of(PAGE) && (PAGE..=1 << 20).contains(&len) => len,
         _ => PAGE,
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    #![allow(unsafe_code, reason = "reads what the register was stored to")]
+
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::abi::host::ForkRanges;
+    use crate::ha::models::check;
+    use crate::hw::dma::Memory;
+    use crate::uapi::DriverId;
+    use crate::uapi::sys::twin::Kernel;
+
+    const FD: CmdFd = CmdFd::new(7, DriverId::MLX5);
+    const HALF: u32 = 256;
+
+    /// One thread's send queue: its record, and one WQE that says whose it is.
+    fn queue(number: u64) -> (Record, Blocks) {
+        let memory = Memory::new(PAGE, ForkRanges::default()).unwrap();
+        let blocks = Blocks::new(&memory, 64, 1).unwrap();
+        blocks.at(0).put(0, [number, number]);
+        (Record::new(&memory, 0).unwrap(), blocks)
+    }
+
+    #[test]
+    fn two_queues_that_share_a_register_take_turns() {
+        check("mlx5 shared register", || {
+            let kernel = Kernel::scripted();
+            let (tell, told) = std::sync::mpsc::channel();
+            kernel.mmap(FD.fd, 0, move |memory| {
+                tell.send(memory.as_mut_ptr().expose_provenance()).unwrap();
+                Ok(())
+            });
+            let mapping = map(FD, 0, PAGE).unwrap();
+            let register = Register::new(&mapping, BF_OFFSET, HALF, true, Place::Page(1)).unwrap();
+            let register = Rc::new(register);
+            let base = told.recv().unwrap() + BF_OFFSET;
+            let threads = [1, 2].map(|number| {
+                let register = register.clone();
+                loom::thread::spawn(move || {
+                    let (record, blocks) = queue(number);
+                    register.ring(&record, 1, &blocks, (0, blocks.at(0)), 0);
+                })
+            });
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            let halves = [0, HALF as usize].map(|offset| {
+                let at = core::ptr::with_exposed_provenance::<u64>(base + offset);
+                // SAFETY: within the mapping, which the register keeps.
+                unsafe { at.read_volatile() }
+            });
+            assert!(halves == [1, 2] || halves == [2, 1], "a doorbell was overwritten: {halves:?}");
+        });
     }
 }
