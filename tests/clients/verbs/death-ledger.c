@@ -141,7 +141,9 @@ static void ended_in(struct queue *q, const struct ibv_wc *wc)
 	if (wc->status == IBV_WC_SUCCESS && !q->receives && !e->signalled)
 		device_wrong(dev, "unasked", "%s: %llu", q->name, (unsigned long long)n);
 	if (!q->shared && !q->quiet) {
-		if (!q->receives && !flush)
+		/* soft-RoCE knows which sends it executed before the first that it flushed; ConnectX flushes what may be so. */
+		bool knows = dev->port.link_layer == IBV_LINK_LAYER_ETHERNET;
+		if (!q->receives && (!flush || (knows && !q->flushing)))
 			retire(q, n);
 		else if (n != q->head)
 			device_wrong(dev, "overtaken", "%s: %llu ended before %llu (%s)", q->name, (unsigned long long)n,
