@@ -134,7 +134,8 @@ impl EventFile {
                 && state.queue.is_empty()
                 && !state.closed
             {
-                return Err(errno);
+                // Another file was put under the number meanwhile: who was asleep in this one then is told of its end.
+                return Err(if errno == Errno(libc::ENOTSOCK) { Errno(libc::EIO) } else { errno });
             }
         }
     }

@@ -273,8 +273,11 @@ pub(crate) fn after_fork_in_child() {
     let driver = unsafe { &mut *DRIVER.data_ptr() };
     // Nothing of it is given back: the parent has it.
     let _held = ManuallyDrop::new(driver.take());
-    // SAFETY: as above.
-    unsafe { DRIVER.force_unlock() };
+    // A lock that is given back may go straight to a thread that waits for it, which the child does not have.
+    while DRIVER.is_locked() {
+        // SAFETY: as above.
+        unsafe { DRIVER.force_unlock() };
+    }
 }
 
 /// The devices there are.
