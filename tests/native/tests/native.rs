@@ -49,12 +49,20 @@ impl Bed {
 
     /// Compiles a client of `clients/`.
     fn client(&self, name: &str) -> PathBuf {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("clients/{name}.c"));
+        self.compile(name, &[&format!("clients/{name}.c")])
+    }
+
+    /// Compiles `sources` of this package.
+    fn compile(&self, name: &str, sources: &[&str]) -> PathBuf {
+        let home = Path::new(env!("CARGO_MANIFEST_DIR"));
         let program = self.workshop.path().join(name);
         let mut compiler = Command::new(std::env::var_os("CC").unwrap_or_else(|| "gcc".into()));
         compiler.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-missing-field-initializers"]);
-        compiler.args(["-O2", "-g", "-o"]).arg(&program).arg(source).args(["-libverbs", "-lpthread"]);
-        let output = compiler.output().expect("gcc and libibverbs-dev are needed");
+        compiler.args(["-O2", "-g", "-o"]).arg(&program).args(sources.iter().map(|source| home.join(source)));
+        let output = compiler
+            .args(["-libverbs", "-ldl", "-lpthread"])
+            .output()
+            .expect("gcc and libibverbs-dev are needed");
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         program
     }
@@ -99,4 +107,30 @@ fn a_removal_is_what_the_kernel_shows() {
     let client = BED.client("removal");
     let output = BED.command(Provider::Stock, &client).arg("200").output().unwrap();
     assert!(check(&output, "removal").contains("200 deaths"));
+}
+
+#[test]
+fn many_who_know_a_device_outlive_it() {
+    let client = BED.client("crowd");
+    let output = BED.command(Provider::Holdfast, &client).output().unwrap();
+    assert!(check(&output, "crowd").contains("1 rounds"));
+}
+
+#[test]
+fn the_example_goes_on_with_another_device() {
+    let client = BED.compile("failover", &["../clients/verbs/failover.c", "../clients/verbs/common.c"]);
+    let script = BED.workshop.path().join("failover.script");
+    std::fs::write(&script, "at doorbell 500: kill\n").unwrap();
+    for kills in [false, true] {
+        let mut command = BED.command(Provider::Holdfast, &client);
+        command.env("HOLDFAST_SIM_DEVICES", "2").env("HOLDFAST_SIM_NET", "failover");
+        command.args(["-d", "mlx5_0", "-e", "mlx5_1", "-g", "0", "-p", "holdfast"]);
+        if kills {
+            command.arg("kill");
+        } else {
+            command.env("HOLDFAST_SIM_SCRIPT", &script);
+        }
+        let text = check(&command.output().unwrap(), "failover");
+        assert!(text.contains("4 not executed and posted again"), "{text}");
+    }
 }
