@@ -13,7 +13,7 @@ use crate::root::Suite;
 /// that waits for a busy host looks the same.
 static COMPLAINT: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(
-        r"^\[ *[0-9]+\.[0-9]+\].*(?:cut here \]|Kernel panic|BUG:|kernel BUG at|Oops|WARNING:|refcount_t:|general protection fault|UBSAN:|KASAN:|INFO: task .* blocked for more than|unable to handle)",
+        r"^\[ *[0-9]+\.[0-9]+\].*(?:cut here \]|Kernel panic|BUG:|kernel BUG at|Oops|WARNING:|refcount_t:|general protection fault[,:]|UBSAN:|KASAN:|INFO: task .* blocked for more than|unable to handle)",
     )
     .ok()
 });
@@ -171,6 +171,9 @@ mod tests {
     #[test]
     fn a_quiet_log_has_none() {
         assert_eq!(complaints("[ 1.0] Linux version\n[ 2.0] rxe0: added\n"), []);
+        // A fault of a program is the program's.
+        let program = "[ 1.0] traps: ib_send_bw[717] general protection fault ip:7fc606ceec71 error:0 in librdmacm.so.1";
+        assert_eq!(complaints(program), []);
     }
 
     #[test]
