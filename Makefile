@@ -29,20 +29,21 @@ help: ## this list
 setup: ## what building and testing need on this host (Debian packages), installed if it may be
 	@tests/setup
 
-build: ## target/holdfast: libholdfast.so, its six plug-in names, the holdfast command
+build: ## target/holdfast: libholdfast.so, its six plug-in names, the holdfast command, the native bed
 	@tests/setup build
-	$(CARGO) build --release --features tools
+	$(CARGO) build --release --features tools --package holdfast --package holdfast-sim
 	@mkdir -p $(OUT)
 	@# Replaced, not overwritten: a program may have the old ones mapped.
 	@install -m 755 -T $(TARGET)/release/libholdfast.so $(OUT)/.new && mv -f $(OUT)/.new $(OUT)/libholdfast.so
+	@install -m 755 -T $(TARGET)/release/libholdfast_sim.so $(OUT)/.new && mv -f $(OUT)/.new $(OUT)/libholdfast_sim.so
 	@install -m 755 -T $(TARGET)/release/holdfast $(OUT)/.new && mv -f $(OUT)/.new $(OUT)/holdfast
 	@for n in $(NUMBERS); do ln -sfn libholdfast.so $(OUT)/libholdfast-rdmav$$n.so; done
 	@echo "Try it: $(OUT)/holdfast run -- ibv_devinfo"
 
-$(OUT)/holdfast $(OUT)/libholdfast.so &:
+$(OUT)/holdfast $(OUT)/libholdfast.so $(OUT)/libholdfast_sim.so &:
 	$(MAKE) build
 
-install: $(OUT)/holdfast $(OUT)/libholdfast.so ## into DESTDIR, PREFIX (/usr/local), PROVIDERDIR (libibverbs's own), SYSCONFDIR (/etc)
+install: $(OUT)/holdfast $(OUT)/libholdfast.so $(OUT)/libholdfast_sim.so ## into DESTDIR, PREFIX (/usr/local), PROVIDERDIR (libibverbs's own), SYSCONFDIR (/etc)
 	@providers='$(PROVIDERDIR)'; \
 	if [ -z "$$providers" ]; then \
 	    echo "make install: give the directory libibverbs loads plug-ins from: make install PROVIDERDIR=/usr/lib/.../libibverbs" >&2; exit 1; \
@@ -53,7 +54,9 @@ install: $(OUT)/holdfast $(OUT)/libholdfast.so ## into DESTDIR, PREFIX (/usr/loc
 	put 644 $(OUT)/libholdfast.so "$$providers/libholdfast.so"; \
 	for n in $(NUMBERS); do ln -sfn libholdfast.so "$(DESTDIR)$$providers/libholdfast-rdmav$$n.so"; done; \
 	ln -sfn "$$providers/libholdfast.so" "$(DESTDIR)$(LIBDIR)/libholdfast.so"; \
+	put 644 $(OUT)/libholdfast_sim.so "$$providers/libholdfast_sim.so"; \
 	put 755 $(OUT)/holdfast "$(BINDIR)/holdfast"; \
+	put 644 tests/native/include/holdfast_sim.h "$(INCLUDEDIR)/holdfast_sim.h"; \
 	put 644 include/holdfast.h "$(INCLUDEDIR)/holdfast.h"; \
 	put 644 src/bin/holdfast/holdfast.1 "$(MANDIR)/man1/holdfast.1"; \
 	driver="$(DESTDIR)$(CONFDIR)/holdfast.driver"; stage="$(DESTDIR)$(CONFDIR)/.holdfast-new"; install -d "$$stage"; \
@@ -70,7 +73,7 @@ uninstall: $(OUT)/holdfast ## undoes `holdfast enable` and `make install` (same 
 	$(OUT)/holdfast disable --root "$(or $(DESTDIR),/)" --config-dir "$(CONFDIR)"; \
 	for n in $(NUMBERS); do rm -f "$(DESTDIR)$$providers/libholdfast-rdmav$$n.so"; done; \
 	rm -f "$(DESTDIR)$$providers/libholdfast.so" "$(DESTDIR)$(LIBDIR)/libholdfast.so" "$(DESTDIR)$(BINDIR)/holdfast" \
-	    "$(DESTDIR)$(INCLUDEDIR)/holdfast.h" "$(DESTDIR)$(MANDIR)/man1/holdfast.1" "$(DESTDIR)$(CONFDIR)/holdfast.driver"; \
+	    "$(DESTDIR)$$providers/libholdfast_sim.so" "$(DESTDIR)$(INCLUDEDIR)/holdfast_sim.h" "$(DESTDIR)$(INCLUDEDIR)/holdfast.h" "$(DESTDIR)$(MANDIR)/man1/holdfast.1" "$(DESTDIR)$(CONFDIR)/holdfast.driver"; \
 	if [ -n "$(DESTDIR)" ] && [ -d "$(DESTDIR)" ]; then find "$(DESTDIR)" -mindepth 1 -depth -type d -empty -delete; fi
 
 lint: ## format, clippy and documentation, without a warning

@@ -8,6 +8,7 @@ mod enable;
 mod library;
 mod netlink;
 mod run;
+mod sim;
 mod system;
 
 use clap::{Parser, Subcommand};
@@ -25,6 +26,11 @@ struct Cli {
 enum Command {
     /// Start a program with holdfast in front of the stock providers
     Run(run::Args),
+    /// Start a program with RDMA devices where there are none
+    ///
+    /// The devices are virtual ConnectX in the program itself, at work in a thread of it; programs of one user reach each other. No
+    /// kernel support, no privilege and no hardware is needed.
+    Sim(sim::Args),
     /// Say which provider serves each RDMA device and why, and what is in the way
     ///
     /// Exit status: 0 nothing is in the way, 1 something is, 2 it could not be told.
@@ -45,6 +51,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Sim(args) => sim::sim(&args),
         Command::Where(args) => library::print_where(&args),
         Command::IsLoaded { library } => Ok(run::is_loaded(&library)),
         Command::Doctor(args) => doctor::doctor(&args),

@@ -45,11 +45,34 @@ const NOT_FOUND: u8 = 127;
 
 /// `holdfast run`; comes back only if the program could not be started.
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Trouble> {
+    let mut environment = Vec::new();
+    if let Some(families) = args.families {
+        environment.push(("HOLDFAST_FAMILIES", families.names().into()));
+    }
+    if let Some(log) = &args.log {
+        environment.push(("HOLDFAST_LOG", log.into()));
+    }
+    start(&args.command, &Front { provider: true, lib: args.lib.as_deref(), bed: None, environment })
+}
+
+/// What is put in front of a program.
+pub(crate) struct Front<'a> {
+    /// Whether holdfast is.
+    pub(crate) provider: bool,
+    /// Where it is, if the user said so.
+    pub(crate) lib: Option<&'a Path>,
+    /// The native bed, and where it is if the user said so.
+    pub(crate) bed: Option<Option<&'a Path>>,
+    pub(crate) environment: Vec<(&'static str, OsString)>,
+}
+
+/// Starts a program; comes back only if that could not be done.
+pub(crate) fn start(command: &[OsString], front: &Front<'_>) -> Result<ExitCode, Trouble> {
     let failed = |status: u8, trouble: &Trouble| {
         eprintln!("holdfast: {trouble}");
         Ok(ExitCode::from(status))
     };
-    let Some((name, rest)) = args.command.split_first() else { return Ok(ExitCode::from(OWN_FAILURE)) };
+    let Some((name, rest)) = command.split_first() else { return Ok(ExitCode::from(OWN_FAILURE)) };
     let program = match find(name) {
         Ok(program) => program,
         Err((status, trouble)) => return failed(status, &trouble),
@@ -57,15 +80,26 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Trouble> {
     let checked = refuse_privileged(&program).and_then(|()| {
         // A program may bring a libibverbs of its own, so not finding the system's is no error here.
         let verbs = Library::of_this_process().ok();
-        let library = match &args.lib {
-            Some(lib) => given(lib)?,
-            None => default_library(verbs.as_ref().and_then(|verbs| verbs.provider_dir.as_deref()))?,
+        let provider_dir = verbs.as_ref().and_then(|verbs| verbs.provider_dir.as_deref());
+        let library = match (front.provider, front.lib) {
+            (false, _) => None,
+            (true, Some(lib)) => Some(given(lib)?),
+            (true, None) => Some(default_library(PROVIDER, provider_dir)?),
         };
-        check_links(&library, verbs.and_then(|verbs| verbs.number))?;
-        check_loads(&library).map(|()| library)
+        if let Some(library) = &library {
+            check_links(library, verbs.as_ref().and_then(|verbs| verbs.number))?;
+            check_loads(library)?;
+        }
+        let bed = match front.bed {
+            None => None,
+            Some(Some(lib)) => Some(given(lib)?),
+            Some(None) => Some(default_library(BED, provider_dir)?),
+        };
+        bed.iter().try_for_each(|bed| check_loads(bed))?;
+        Ok((library, bed))
     });
-    let library = match checked {
-        Ok(library) => library,
+    let (library, bed) = match checked {
+        Ok(libraries) => libraries,
         Err(trouble) => return failed(OWN_FAILURE, &trouble),
     };
     if let Some(warning) = cannot_preload(&program) {
@@ -74,14 +108,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Trouble> {
 
     let mut command = Command::new(&program);
     command.arg0(name).args(rest);
-    for (key, value) in variables(&library, |name| env::var_os(name)) {
+    for (key, value) in variables(library.as_deref(), bed.as_deref(), |name| env::var_os(name)) {
         command.env(key, value);
     }
-    if let Some(families) = args.families {
-        command.env("HOLDFAST_FAMILIES", families.names());
-    }
-    if let Some(log) = &args.log {
-        command.env("HOLDFAST_LOG", log);
+    for (key, value) in &front.environment {
+        command.env(key, value);
     }
     let error = command.exec();
     let trouble = Trouble::new(
@@ -92,14 +123,23 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Trouble> {
 }
 
 /// The two variables, ours in front of what they hold.
-fn variables(library: &Path, env: impl Fn(&str) -> Option<OsString>) -> [(&'static str, OsString); 2] {
+fn variables(
+    library: Option<&Path>,
+    bed: Option<&Path>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Vec<(&'static str, OsString)> {
     let set = |name: &str| env(name).filter(|value| !value.is_empty());
-    // libibverbs adds "-rdmavNN.so" by itself, and reads the older name only if the newer is not set.
-    let drivers = set("RDMAV_DRIVERS").or_else(|| set("IBV_DRIVERS"));
-    [
-        ("LD_PRELOAD", in_front(library.as_os_str(), set("LD_PRELOAD"), b": ")),
-        ("RDMAV_DRIVERS", in_front(stem(library).as_os_str(), drivers, b":;")),
-    ]
+    let mut preload = set("LD_PRELOAD");
+    for ours in [bed, library].into_iter().flatten() {
+        preload = Some(in_front(ours.as_os_str(), preload, b": "));
+    }
+    let mut variables: Vec<_> = preload.map(|value| ("LD_PRELOAD", value)).into_iter().collect();
+    if let Some(library) = library {
+        // libibverbs adds "-rdmavNN.so" by itself, and reads the older name only if the newer is not set.
+        let drivers = set("RDMAV_DRIVERS").or_else(|| set("IBV_DRIVERS"));
+        variables.push(("RDMAV_DRIVERS", in_front(stem(library).as_os_str(), drivers, b":;")));
+    }
+    variables
 }
 
 /// The library as `RDMAV_DRIVERS` names it.
@@ -256,16 +296,21 @@ fn absolute(file: &Path) -> PathBuf {
     std::path::absolute(file).unwrap_or_else(|_| file.to_owned())
 }
 
-fn default_library(provider_dir: Option<&Path>) -> Result<PathBuf, Trouble> {
+/// Our libraries, the option that names another, and what it is an option of.
+type Ours = (&'static str, &'static str);
+const PROVIDER: Ours = ("libholdfast.so", "holdfast run --lib");
+const BED: Ours = ("libholdfast_sim.so", "holdfast sim --bed");
+
+fn default_library((name, option): Ours, provider_dir: Option<&Path>) -> Result<PathBuf, Trouble> {
     let exe = env::current_exe().ok();
     let beside = exe.as_deref().and_then(Path::parent);
     let looked: Vec<PathBuf> =
-        [beside, provider_dir].into_iter().flatten().map(|dir| dir.join("libholdfast.so")).collect();
+        [beside, provider_dir].into_iter().flatten().map(|dir| dir.join(name)).collect();
     looked.iter().find(|file| file.is_file()).cloned().ok_or_else(|| {
         let names: Vec<String> = looked.iter().map(|file| file.display().to_string()).collect();
         Trouble::new(
-            format!("libholdfast.so was not found (looked for {})", names.join(", ")),
-            "Run 'make install', or name it: holdfast run --lib /path/to/libholdfast.so -- CMD",
+            format!("{name} was not found (looked for {})", names.join(", ")),
+            format!("Run 'make install', or name it: {option} /path/to/{name} -- CMD"),
         )
     })
 }
@@ -337,7 +382,19 @@ mod tests {
         let get = |name: &str| {
             env.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(*value))
         };
-        variables(Path::new("/h/libholdfast.so"), get).map(|(_, value)| value.into_string().unwrap())
+        let variables = variables(Some(Path::new("/h/libholdfast.so")), None, get);
+        let values = variables.into_iter().map(|(_, value)| value.into_string().unwrap());
+        values.collect::<Vec<_>>().try_into().unwrap()
+    }
+
+    #[test]
+    fn the_bed_stands_behind_the_provider_and_goes_without_it() {
+        let (ours, bed) = (Path::new("/h/libholdfast.so"), Path::new("/h/libholdfast_sim.so"));
+        let none = |_: &str| None;
+        let both = variables(Some(ours), Some(bed), none);
+        assert_eq!(both[0], ("LD_PRELOAD", "/h/libholdfast.so:/h/libholdfast_sim.so".into()));
+        assert_eq!(both[1].0, "RDMAV_DRIVERS");
+        assert_eq!(variables(None, Some(bed), none), [("LD_PRELOAD", "/h/libholdfast_sim.so".into())]);
     }
 
     #[test]

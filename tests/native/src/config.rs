@@ -1,6 +1,7 @@
 //! What the environment says of the bed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Who executes work requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,12 @@ pub(crate) struct Config {
     pub(crate) journal: Option<PathBuf>,
     /// Commands to run first, one a line.
     pub(crate) script: Option<PathBuf>,
+    /// How long a command waits for a device that does not answer.
+    pub(crate) patience: Duration,
 }
+
+/// The kernel's own.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// More devices than a test wants.
 const MAX_DEVICES: usize = 16;
@@ -50,6 +56,13 @@ impl Config {
             name => Some(name.unwrap_or("default").to_owned()),
         };
         let journal = text("JOURNAL").map(|path| path.replace("%p", &std::process::id().to_string()).into());
-        Ok(Config { engine, devices, net, journal, script: get("SCRIPT").map(PathBuf::from) })
+        let patience = match text("PATIENCE") {
+            None => PATIENCE,
+            Some(seconds) => seconds
+                .parse()
+                .map(Duration::from_secs)
+                .map_err(|_| format!("HOLDFAST_SIM_PATIENCE is a number of seconds, not '{seconds}'"))?,
+        };
+        Ok(Config { engine, devices, net, journal, script: get("SCRIPT").map(PathBuf::from), patience })
     }
 }

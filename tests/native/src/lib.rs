@@ -23,7 +23,7 @@ mod driver;
 mod engine;
 mod event;
 mod files;
-pub mod net;
+mod net;
 mod next;
 mod null;
 pub mod preload;

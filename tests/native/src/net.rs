@@ -287,23 +287,3 @@ impl Net {
         self.incoming.values_mut().chain(self.outgoing.values_mut()).for_each(Peer::flush);
     }
 }
-
-/// Tells a command to every process on a wire; their answers, by place.
-///
-/// # Errors
-/// Those of connections that were made and then broke.
-pub fn tell(name: &str, line: &str) -> io::Result<Vec<(u32, Result<String, String>)>> {
-    let mut answers = Vec::new();
-    for slot in 0..SLOTS {
-        let Ok(mut stream) = UnixStream::connect_addr(&address(name, slot)?) else { continue };
-        stream.write_all(&frame(CONTROL, None, line.as_bytes()))?;
-        let mut header = [0; HEADER];
-        stream.read_exact(&mut header)?;
-        let [a, b, c, d, ..] = header;
-        let mut bytes = vec![0; u32::from_le_bytes([a, b, c, d]) as usize];
-        stream.read_exact(&mut bytes)?;
-        let text = String::from_utf8_lossy(bytes.get(1..).unwrap_or(&[])).into_owned();
-        answers.push((slot, if bytes.first() == Some(&1) { Ok(text) } else { Err(text) }));
-    }
-    Ok(answers)
-}

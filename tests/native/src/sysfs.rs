@@ -202,7 +202,7 @@ fn show(root: &Path, device: &Listed) -> io::Result<()> {
         (port.join("state"), if device.up { "4: ACTIVE" } else { "1: DOWN" }.to_owned()),
         (port.join("phys_state"), link.to_owned()),
         (port.join("rate"), "50 Gb/sec (2X EDR)".to_owned()),
-        (port.join("gids/0"), words(&driver::gid(device.guid))),
+        (port.join("gids/0"), words(&driver::gid(device.port_guid))),
     ];
     let others = (1..8).map(|gid| (port.join(format!("gids/{gid}")), words(&[0; 16])));
     let pkey = |at: usize| if at == 0 { "0xffff" } else { "0x0000" };

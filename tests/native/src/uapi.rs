@@ -167,7 +167,6 @@ pub(crate) mod event {
     pub(crate) const SRQ_ERR: u32 = 14;
     pub(crate) const SRQ_LIMIT_REACHED: u32 = 15;
     pub(crate) const QP_LAST_WQE_REACHED: u32 = 16;
-    pub(crate) const GID_CHANGE: u32 = 18;
 }
 
 /// `IB_ACCESS_*`.

@@ -144,8 +144,10 @@ impl Driver {
         }
         self.host.command(&format!("d{device} return"))?;
         if other {
-            let (guid, ..) = self.host.port(device).ok_or("no such device")?;
-            self.host.command(&format!("d{device} guid {:#x}", guid + OTHER))?;
+            let state = self.devices.get_mut(device).ok_or("no such device")?;
+            state.guid += OTHER;
+            let guid = state.guid;
+            self.host.command(&format!("d{device} guid {guid:#x}"))?;
         }
         self.host.start(device);
         self.register(device);

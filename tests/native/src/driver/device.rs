@@ -120,6 +120,7 @@ impl Driver {
             leaving: None,
             hanging: 0,
             index: 0,
+            guid: self.host.port(number).map_or(0, |(guid, ..)| guid),
             eqn: 0,
             clock: Clock::new(self.host.clock()).ok(),
         });
@@ -147,11 +148,19 @@ impl Driver {
         super::show(self);
     }
 
-    fn identity(&mut self, id: ContextId) -> Result<(u64, u16, bool), Errno> {
+    fn guid(&mut self, id: ContextId) -> Result<u64, Errno> {
         self.context(id)?;
         self.alive(id)?;
         let device = self.device_of(id)?;
-        self.host.port(device).ok_or(Errno(libc::EIO))
+        self.devices.get(device).map(|device| device.guid).ok_or(Errno(libc::EIO))
+    }
+
+    /// LID and state.
+    fn port(&mut self, id: ContextId) -> Result<(u16, bool), Errno> {
+        self.context(id)?;
+        self.alive(id)?;
+        let device = self.device_of(id)?;
+        self.host.port(device).map(|(_, lid, up)| (lid, up)).ok_or(Errno(libc::EIO))
     }
 
     /// Questions that the driver puts to the device fail as commands do.
@@ -161,7 +170,7 @@ impl Driver {
     }
 
     pub(super) fn query_device(&mut self, id: ContextId, call: &mut Write) -> Result<(), Errno> {
-        let (guid, ..) = self.identity(id)?;
+        let guid = self.guid(id)?;
         call.answer(&device(guid));
         Ok(())
     }
@@ -169,7 +178,7 @@ impl Driver {
     pub(super) fn query_device_ex(&mut self, id: ContextId, call: &mut Write) -> Result<(), Errno> {
         /// Bytes of `struct mlx5_ib_query_device_resp`; its second word says how many.
         const DRIVER: usize = 112;
-        let (guid, ..) = self.identity(id)?;
+        let guid = self.guid(id)?;
         let base = device(guid);
         call.answer(&ExQueryDeviceResp {
             base,
@@ -190,14 +199,14 @@ impl Driver {
 
     pub(super) fn query_port_write(&mut self, id: ContextId, call: &mut Write) -> Result<(), Errno> {
         check_port(call.input::<QueryPort>().port_num.into())?;
-        let (_, lid, up) = self.identity(id)?;
+        let (lid, up) = self.port(id)?;
         call.answer(&port(lid, up));
         Ok(())
     }
 
     pub(super) fn query_port(&mut self, id: ContextId, attrs: &mut Attrs) -> Result<(), Errno> {
         check_port(attrs.number(attr::QUERY_PORT_PORT_NUM)?)?;
-        let (_, lid, up) = self.identity(id)?;
+        let (lid, up) = self.port(id)?;
         attrs.output(attr::QUERY_PORT_RESP, port(lid, up).as_bytes())
     }
 

@@ -86,7 +86,8 @@ impl Driver {
             push(&affiliated.file, &description(affiliated.user_handle, kind), &affiliated.reported);
         }
         // Whoever opened it once more hears of it, too.
-        for object in self.contexts.values().flat_map(|context| context.objects.values()) {
+        let contexts = self.contexts.values().filter(|context| context.device == device);
+        for object in contexts.flat_map(|context| context.objects.values()) {
             if let Object::Shared(shared) = object
                 && shared.number == number
             {
@@ -109,8 +110,8 @@ impl Driver {
             1 => event::PORT_ERR,
             4 => event::PORT_ACTIVE,
             6 => event::LID_CHANGE,
-            8 => event::GID_CHANGE,
-            _ => return,
+            // The kernel reads the table of GIDs anew, and tells nobody.
+            _ => return super::show(self),
         };
         super::show(self);
         self.device_event(device, PORT, kind);

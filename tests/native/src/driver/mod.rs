@@ -44,8 +44,6 @@ pub(crate) struct ContextId(u64);
 
 /// A command that the device does not answer: it is tried again when something changed.
 const HANGS: Errno = Errno(i32::MAX);
-/// How long the kernel waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A device, as sysfs shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +51,9 @@ pub(crate) struct Listed {
     pub(crate) number: usize,
     pub(crate) name: String,
     pub(crate) node: String,
+    /// The device's own, and its port's, which a subnet manager may change.
     pub(crate) guid: u64,
+    pub(crate) port_guid: u64,
     pub(crate) lid: u16,
     pub(crate) up: bool,
     /// Changes with each probe, as the kernel's own index does.
@@ -72,6 +72,7 @@ struct Device {
     /// Commands that wait for an answer.
     hanging: u32,
     index: u32,
+    guid: u64,
     eqn: u32,
     clock: Option<Clock>,
 }
@@ -331,7 +332,7 @@ pub(crate) fn close(id: ContextId) {
 /// Runs a command, which waits while the device does not answer.
 fn patiently(mut command: impl FnMut(&mut Driver) -> Result<(), Errno>, id: ContextId) -> Result<(), Errno> {
     let mut guard = lock();
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + made(&mut guard).config.patience;
     let mut waiting = false;
     loop {
         let driver = made(&mut guard);
@@ -408,12 +409,13 @@ impl Driver {
 
     fn list(&self) -> Vec<Listed> {
         let listed = |(number, device): (usize, &Device)| {
-            let (guid, lid, up) = self.host.port(number)?;
+            let (port_guid, lid, up) = self.host.port(number)?;
             Some(Listed {
                 number,
                 name: format!("mlx5_{number}"),
                 node: format!("uverbs{number}"),
-                guid,
+                guid: device.guid,
+                port_guid,
                 lid,
                 up,
                 index: device.index,

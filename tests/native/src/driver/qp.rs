@@ -299,7 +299,8 @@ impl Driver {
             _ => return Ok(()),
         };
         // One that others opened, too, lives on until the last of them closes it.
-        let objects = self.contexts.iter().flat_map(|(owner, context)| {
+        let contexts = self.contexts.iter().filter(|(_, context)| context.device == device);
+        let objects = contexts.flat_map(|(owner, context)| {
             context.objects.iter().map(move |(known, object)| ((*owner, *known), object))
         });
         let mut others = objects.filter(|(at, _)| *at != (id, handle));

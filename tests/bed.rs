@@ -1,0 +1,173 @@
+//! The native bed under real programs: unmodified tools and clients, with the stock provider and with holdfast, in all pairings.
+//!
+//! What the stock provider and the tools of rdma-core do on it is the proof that the bed is a ConnectX; what a client sees of
+//! a fault is held to what it sees of the same fault in a guest, with a real kernel (`tests/guests/faults.txt`).
+//!
+//! The test that is ignored wants roots of other releases, which `tests/system/bed` finds for it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and may say what it did"
+)]
+
+mod c;
+mod bed {
+    mod faults;
+    mod pairs;
+}
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Who serves the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Provider {
+    Stock,
+    Holdfast,
+}
+
+impl Provider {
+    const BOTH: [Provider; 2] = [Provider::Stock, Provider::Holdfast];
+}
+
+/// What all tests share.
+struct Bed {
+    library: PathBuf,
+    /// What `RDMAV_DRIVERS` names: a plug-in's file without `-rdmavN.so`.
+    holdfast: PathBuf,
+    workshop: c::Workshop,
+}
+
+static BED: LazyLock<Bed> = LazyLock::new(Bed::new);
+
+/// A wire that no other test is on.
+fn own_net() -> String {
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    format!("test-{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Bed {
+    fn new() -> Bed {
+        let workshop = c::Workshop::new();
+        let holdfast = workshop.path().join("libholdfast");
+        for number in [33, 34, 57, 59, 64, 65] {
+            let plugin = format!("{}-rdmav{number}.so", holdfast.display());
+            std::os::unix::fs::symlink(c::provider(), plugin).unwrap();
+        }
+        let library = c::provider().with_file_name("libholdfast_sim.so");
+        assert!(library.exists(), "cargo left no {}", library.display());
+        Bed { library, holdfast, workshop }
+    }
+
+    /// Compiles a client.
+    fn client(&self, name: &str) -> PathBuf {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/native/clients/{name}.c"));
+        self.workshop.build(
+            name,
+            &source,
+            ["-Wno-missing-field-initializers", "-libverbs", "-ldl", "-lpthread"],
+        )
+    }
+
+    /// Compiles `verbs-NAME` of the clients that run in the guests, too.
+    fn verbs_client(&self, name: &str, sources: &[&str]) -> PathBuf {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/verbs");
+        let (first, rest) = sources.split_first().unwrap();
+        let mut arguments: Vec<String> =
+            rest.iter().map(|file| directory.join(file).display().to_string()).collect();
+        arguments
+            .extend(["-Wno-missing-field-initializers", "-libverbs", "-ldl", "-lpthread"].map(String::from));
+        self.workshop.build(&format!("verbs-{name}"), &directory.join(first), arguments)
+    }
+
+    /// A program on the bed, on a wire.
+    fn command(&self, provider: Provider, program: impl AsRef<Path>, net: &str) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command.env("LD_PRELOAD", &self.library).env_remove("RDMAV_DRIVERS").env("HOLDFAST_SIM_NET", net);
+        if provider == Provider::Holdfast {
+            command.env("RDMAV_DRIVERS", &self.holdfast);
+            // Tools that link libmlx5 register it before libibverbs reads any list.
+            command.env("LD_PRELOAD", format!("{}:{}", c::provider().display(), self.library.display()));
+        }
+        command
+    }
+}
+
+fn check(output: &Output, what: &str) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what}: {}\n{text}\n{errors}", output.status);
+    text
+}
+
+#[test]
+fn the_null_engine_completes_what_it_is_told_to() {
+    if !c::wanted("the null engine") {
+        return;
+    }
+    let client = BED.client("null");
+    for provider in Provider::BOTH {
+        let mut command = BED.command(provider, &client, "none");
+        let output =
+            command.env("HOLDFAST_SIM_ENGINE", "null").env("HOLDFAST_LOG", "debug").output().unwrap();
+        check(&output, &format!("{provider:?}"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.contains("mlx5_0"), provider == Provider::Holdfast, "who served: {said}");
+    }
+}
+
+#[test]
+fn a_removal_is_what_the_kernel_shows() {
+    if !c::wanted("removals") {
+        return;
+    }
+    let client = BED.client("removal");
+    let output = BED.command(Provider::Stock, &client, "none").arg("200").output().unwrap();
+    assert!(check(&output, "removal").contains("200 deaths"));
+}
+
+#[test]
+fn many_who_know_a_device_outlive_it() {
+    if !c::wanted("many who know a device") {
+        return;
+    }
+    let output = BED.command(Provider::Holdfast, BED.client("crowd"), "none").output().unwrap();
+    assert!(check(&output, "crowd").contains("1 rounds"));
+}
+
+#[test]
+fn the_example_goes_on_with_another_device() {
+    if !c::wanted("the example of failover") {
+        return;
+    }
+    let client = BED.verbs_client("failover", &["failover.c", "common.c"]);
+    let script = BED.workshop.write("failover.script", "at doorbell 500: kill\n");
+    for kills in [false, true] {
+        let mut command = BED.command(Provider::Holdfast, &client, &own_net());
+        command.env("HOLDFAST_SIM_DEVICES", "2");
+        command.args(["-d", "mlx5_0", "-e", "mlx5_1", "-g", "0", "-p", "holdfast"]);
+        if kills {
+            command.arg("kill");
+        } else {
+            command.env("HOLDFAST_SIM_SCRIPT", &script);
+        }
+        let text = check(&command.output().unwrap(), "failover");
+        assert!(text.contains("4 not executed and posted again"), "{text}");
+    }
+}
+
+#[test]
+fn both_providers_say_the_same_of_a_device() {
+    let say = |provider| {
+        let output = BED.command(provider, "ibv_devinfo", "none").arg("-v").output().unwrap();
+        check(&output, &format!("ibv_devinfo with {provider:?}"))
+    };
+    let stock = say(Provider::Stock);
+    assert!(stock.contains("mlx5_0") && stock.contains("PORT_ACTIVE"), "{stock}");
+    assert_eq!(say(Provider::Holdfast), stock);
+}
