@@ -168,7 +168,7 @@ enum provider provider(void)
 	while (f && getline(&l, &n, f) > 0) {
 		if (strstr(l, "libholdfast"))
 			p = PROVIDER_HOLDFAST;
-		else if (strstr(l, "librxe") && p == PROVIDER_UNKNOWN)
+		else if ((strstr(l, "librxe") || strstr(l, "libmlx5")) && p == PROVIDER_UNKNOWN)
 			p = PROVIDER_STOCK;
 	}
 	free(l);

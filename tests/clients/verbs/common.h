@@ -52,7 +52,7 @@ const char *errname(int err);
 #define ERR_OF_PTR(expr) (errno = 0, (expr) ? 0 : errno)
 
 enum provider { PROVIDER_UNKNOWN, PROVIDER_STOCK, PROVIDER_HOLDFAST };
-/* The provider that serves rxe devices in this process, by /proc/self/maps. */
+/* The provider that serves this process, by /proc/self/maps. */
 enum provider provider(void);
 
 /* For what is a kernel's doing, with any provider. */

@@ -82,25 +82,34 @@ static bool take_events(struct load *l, const char *seen)
 {
 	struct ibv_cq *cq;
 	void *context;
-	bool any = false;
+	const char *refused = "";
+	double end = 0;
 	for (;;) {
 		errno = 0;
 		if (ibv_get_cq_event(l->channel, &cq, &context)) {
 			int err = errno;
 			if (err == EINTR || err == EAGAIN)
 				return true;
+			if (!*refused) {
+				note("%s: ibv_get_cq_event: %s", l->name, errname(err));
+				end = now() + 3;
+			}
+			refused = errname(err);
+			/* A program may be woken by the kernel that closes the channel: is it so for good? */
+			if (now() < end && !l->stop_waiting) {
+				rest(10000);
+				continue;
+			}
 			if (l->kind == IDLE)
-				woke(l, "%s%s", seen, errname(err));
-			note("%s: ibv_get_cq_event: %s", l->name, errname(err));
-			return any;
+				woke(l, "%s%s for good", seen, refused);
+			return false;
 		}
-		any = true;
 		if (context != l || (cq != l->cq[0] && cq != l->cq[l->cqs - 1])) {
 			device_wrong(l->dev, "event_cq", "%s: an event of another CQ", l->name);
 			return true;
 		}
 		if (l->kind == IDLE)
-			woke(l, "%sevent", seen);
+			woke(l, "%s%s%sevent", seen, refused, *refused ? ", " : "");
 		if (l->kind == IDLE && l->keeps_event) {
 			/* The event stays unacknowledged while its CQ is polled on, until somebody waits to destroy that. */
 			l->has_event = true;

@@ -271,16 +271,30 @@ static void print_ledger(struct device *dev)
 		fact("srq_receives %s", flushed_shared ? "flushed" : "kept");
 }
 
+/* By queue, for whoever compares it with what the device did. */
+static void print_queues(struct device *dev)
+{
+	for (uint32_t i = 0; i < dev->queues; i++) {
+		struct queue *q = dev->queue[i];
+		char qps[256] = "";
+		for (unsigned n = 0; q->shared && n < dev->loads; n++)
+			for (unsigned c = 0; dev->load[n].shared == q && c < dev->load[n].couples; c++)
+				append(qps, sizeof(qps), ",", "%u,%u", dev->load[n].couple[c].qp[0]->qp_num, dev->load[n].couple[c].qp[1]->qp_num);
+		if (!q->shared)
+			append(qps, sizeof(qps), "", "%u", q->qp_num);
+		note("queue %s of qp %s: %llu well, %llu retired, %llu flushed, %llu in error, %llu owed", q->name, qps,
+		     (unsigned long long)q->well, (unsigned long long)q->retired, (unsigned long long)q->flushed,
+		     (unsigned long long)q->badly, (unsigned long long)queue_owed(q));
+	}
+}
+
 static void print_sleepers(struct device *dev)
 {
-	char text[256] = "";
 	for (unsigned i = 0; i < dev->loads; i++) {
 		struct load *l = &dev->load[i];
 		if (l->kind == IDLE)
-			append(text, sizeof(text), "; ", "%s: %s", wait_names[l->wait], l->woken ? l->wake : "sleeps on");
+			fact("sleeper.%s %s", wait_names[l->wait], l->woken ? l->wake : "sleeps on");
 	}
-	if (*text)
-		fact("sleepers %s", text);
 }
 
 static void print_times(struct device *dev)
@@ -288,9 +302,9 @@ static void print_times(struct device *dev)
 	double since = dev->final ? dev->final : dev->early;
 	if (dev->early && dev->final)
 		note("time early_to_final %.6f", dev->final - dev->early);
-	if (since && dev->first_flush) {
+	if (since && dev->first_flush && dev->all_flushed) {
 		note("time first_flush %.6f", dev->first_flush - since);
-		note("time last_flush %.6f", dev->last_flush - since);
+		note("time all_flushed %.6f", dev->all_flushed - since);
 	}
 }
 
@@ -366,9 +380,6 @@ static void one_death(unsigned round)
 	uint64_t guid = dev->guid;
 	device_start(dev);
 	await_flow(dev, 20);
-	for (unsigned i = 0; i < dev->loads; i++)
-		for (unsigned c = 0; c < dev->load[i].couples; c++)
-			note("qp %u and %u: %s", dev->load[i].couple[c].qp[0]->qp_num, dev->load[i].couple[c].qp[1]->qp_num, dev->load[i].name);
 	note("round %u: traffic flows", round);
 
 	bool is_final = false;
@@ -383,6 +394,9 @@ static void one_death(unsigned round)
 	if (!is_final)
 		await_final(dev);
 	note("final");
+	pthread_mutex_lock(&dev->lock);
+	dev->all_flushed = dev->last_flush;
+	pthread_mutex_unlock(&dev->lock);
 	device_post_late(dev, text, sizeof(text));
 	fact("after_final %s", text);
 	double end = now() + set.limit;
@@ -390,6 +404,8 @@ static void one_death(unsigned round)
 		rest(2000);
 	fact("events %s", *dev->events ? dev->events : "none");
 	print_ledger(dev);
+	if (marks)
+		print_queues(dev);
 	print_sleepers(dev);
 	print_times(dev);
 	device_try_calls(dev);

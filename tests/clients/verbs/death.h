@@ -173,6 +173,7 @@ struct device {
 	_Atomic bool told; /* of its death: by an event, or by a completion without success */
 	double early, final; /* when the events came; 0: they did not */
 	double first_flush, last_flush;
+	double all_flushed; /* the last of what was owed before `final` was ordered */
 	uint64_t completions;
 	double last_completion, longest_gap;
 	struct {

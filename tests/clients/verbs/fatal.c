@@ -526,5 +526,5 @@ int main(int argc, char **argv)
 			break;
 	}
 	tear_down(false);
-	return 0;
+	return failed();
 }

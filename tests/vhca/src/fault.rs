@@ -29,6 +29,7 @@
 //! at TRIGGER: COMMAND         later: see the triggers
 //! status | objects | findings what there is
 //! sync                        nothing; the journal on disk is complete up to here
+//! mark NAME                   a line of the journal, whose place in the order is its meaning
 //! ```
 
 use crate::device::Device;
@@ -155,6 +156,10 @@ impl World {
         }
         match words.as_slice() {
             ["sync"] => return Ok(String::new()),
+            ["mark", name] => {
+                self.env.record(index, &crate::journal::Record::Mark(name));
+                return Ok(String::new());
+            }
             ["status"] => return Ok(self.status()),
             ["findings"] => return Ok(self.findings()),
             _ => {}

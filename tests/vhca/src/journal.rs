@@ -30,6 +30,8 @@ pub(crate) enum Record<'a> {
     Command { opcode: u16, name: &'a str, modifier: u16, status: u8, detail: &'a str },
     /// A fault was injected.
     Fault(&'a str),
+    /// Whoever orders faults wants to find this place again.
+    Mark(&'a str),
     /// Something that neither driver nor device should do.
     Finding(fmt::Arguments<'a>),
 }
@@ -94,6 +96,7 @@ impl Display for Record<'_> {
                 )
             }
             Record::Fault(what) => write!(f, "fault {what}"),
+            Record::Mark(name) => write!(f, "mark {name}"),
             Record::Finding(what) => write!(f, "finding {what}"),
         }
     }

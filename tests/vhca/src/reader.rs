@@ -13,7 +13,7 @@ pub struct Entry {
     pub time: u64,
     /// The device.
     pub device: usize,
-    /// What kind of thing happened: `store`, `wqe`, `receive`, `cqe`, `eqe`, `command`, `fault`, `finding`.
+    /// What kind of thing happened: `store`, `wqe`, `receive`, `cqe`, `eqe`, `command`, `fault`, `mark`, `finding`.
     pub kind: String,
     /// What it says of itself: `NAME=VALUE` in order; a word without `=` has no name.
     pub fields: Vec<(String, String)>,
