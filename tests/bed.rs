@@ -1,7 +1,7 @@
 //! The native bed under real programs: unmodified tools and clients, with the stock provider and with holdfast, in all pairings.
 //!
 //! What the stock provider and the tools of rdma-core do on it is the proof that the bed is a ConnectX; what a client sees of
-//! a fault is held to what it sees of the same fault in a guest, with a real kernel (`tests/guests/faults.txt`).
+//! a fault is held to what it sees of the same fault in a guest, with a real kernel (`tests/guests/faults/stock.txt`).
 //!
 //! The test that is ignored wants roots of other releases, which `tests/system/bed` finds for it.
 #![allow(

@@ -166,7 +166,7 @@ enum provider provider(void)
 	size_t n = 0;
 	enum provider p = PROVIDER_UNKNOWN;
 	while (f && getline(&l, &n, f) > 0) {
-		if (strstr(l, "libholdfast"))
+		if (strstr(l, "libholdfast") && !strstr(l, "libholdfast_sim"))
 			p = PROVIDER_HOLDFAST;
 		else if ((strstr(l, "librxe") || strstr(l, "libmlx5")) && p == PROVIDER_UNKNOWN)
 			p = PROVIDER_STOCK;
