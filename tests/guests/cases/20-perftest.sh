@@ -6,12 +6,18 @@ perftest() { # NAME VARIANTS TOOL ARGUMENT...
     register "$name" "$variants" "perftest_cell \$variant $*"
 }
 perftest_cell() { # VARIANT TOOL ARGUMENT...
-    local variant=$1 tool=$2 ready=tcp host=127.0.0.1
+    local variant=$1 tool=$2 ready=tcp host=127.0.0.1 first=() second=()
     shift 2
-    [[ " $* " != *' -R '* ]] || ready=cm host=10.0.0.1 # rdmacm wants the address of the device itself
+    if [[ " $* " == *' -R '* ]]; then
+        # rdmacm wants the address of the device itself. The server listens for the test's connections when it has the
+        # client's parameters, and a client that was faster, and rejected, crashes (with stock too): it gets what the server
+        # leaves of one processor.
+        ready=cm host=10.0.0.1 first=(taskset -c 1) second=(taskset -c 1 nice -n 19)
+    fi
     set -- -x 1 -p $port -F "$@"
     # The row of results: bytes, iterations, figures.
-    tool_pair "$variant" preload $ready '^ [0-9]+ +[0-9]+ +[0-9.inf]+' -- "$tool" -d rxe0 "$@" -- "$tool" -d rxe1 "$@" $host
+    tool_pair "$variant" preload $ready '^ [0-9]+ +[0-9]+ +[0-9.inf]+' -- "${first[@]}" "$tool" -d rxe0 "$@" -- \
+        "${second[@]}" "$tool" -d rxe1 "$@" $host
 }
 
 # Iterations are few: under emulation one may take milliseconds.
