@@ -358,7 +358,7 @@ impl<'a> View<'a> {
 
 /// Which entry is the next, for the consumer, and whether it is written, for whoever asks without the queue's lock.
 ///
-/// - D5: `base` is null, or that of `mask + 1` entries in `memory`, as in [`Ring`].
+/// - D5: `base` is null, or that of `mask + 1` entries in `memory`, as in `Ring`.
 #[derive(Debug)]
 pub struct Consumer {
     index: AtomicU32,

@@ -120,7 +120,7 @@ impl RecvQueue {
         life.keep();
     }
 
-    /// As [`super::Qp::freeze`].
+    /// As for a send queue.
     pub(super) fn freeze(&mut self, owed: &Owed, forgotten: bool) -> Result<(), Errno> {
         match (&mut self.ring, &self.kernel) {
             (Some(_), Some(kernel)) => owed.catch_up(kernel),

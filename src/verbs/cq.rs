@@ -92,12 +92,12 @@ impl<F: Family> Cq<F> {
         }
     }
 
-    /// [`CompletionQueue::freeze`], if the lock can be had.
+    /// `CompletionQueue::freeze`, if the lock can be had.
     pub(crate) fn freeze(&self) -> Result<(), Errno> {
         self.queue.lock_within(PATIENCE).map(|mut queue| queue.freeze()).ok_or(Errno::EBUSY)
     }
 
-    /// [`CompletionQueue::let_go`], if the lock can be had.
+    /// `CompletionQueue::let_go`, if the lock can be had.
     pub(crate) fn let_go(&self) -> Result<(), Errno> {
         self.queue.lock_within(PATIENCE).map_or(Err(Errno::EBUSY), |mut queue| queue.let_go())
     }
