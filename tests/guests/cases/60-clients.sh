@@ -33,8 +33,9 @@ OURS=holdfast/holdfast
 # Every kernel command, encoded and decoded by the provider's own code.
 register uapi "$OURS" 'client stock "$provider_dir/uapi_live"'
 register storm "$BOTH" 'STORM_SCALE=0.2 client ${variant%/*} "$clients/verbs-storm" -p ${variant%/*}'
-# Nonsense in the mapped queues: the stock provider believes it, and is not asked.
-register garbage "$OURS" 'client holdfast "$clients/verbs-garbage" -p holdfast'
+# Nonsense in the mapped queues: the stock provider believes it, and is not asked. Nor is kernel 5.10, whose driver reads the size
+# of a queue's elements from the mapping, too, and now and then dies of it (page fault in rxe_requester).
+[ "$VERSION_CODENAME" = bullseye ] || register garbage "$OURS" 'client holdfast "$clients/verbs-garbage" -p holdfast'
 
 # ASAN sees the programs, and what they and the provider allocate; valgrind the provider's own instructions too.
 asan() { # COMMAND...
@@ -49,6 +50,6 @@ CLEAN='contexts threads crowd storm open-storm fork'
 register walk-asan "$OURS" 'asan "$clients/asan/verbs-walk" -p holdfast'
 full_only
 register storm-asan "$OURS" 'STORM_SCALE=0.1 asan "$clients/asan/verbs-storm" -p holdfast $CLEAN'
-register garbage-asan "$OURS" 'asan "$clients/asan/verbs-garbage" -p holdfast'
+[ "$VERSION_CODENAME" = bullseye ] || register garbage-asan "$OURS" 'asan "$clients/asan/verbs-garbage" -p holdfast'
 register walk-valgrind "$OURS" 'valgrind_ "$clients/verbs-walk" -p holdfast -t 3000'
 register storm-valgrind "$OURS" 'STORM_SCALE=0.02 valgrind_ "$clients/verbs-storm" -p holdfast -t 3000 $CLEAN'
