@@ -134,6 +134,18 @@ fn guarded(f: impl FnOnce() -> Result<c_int, Errno>) -> c_int {
     }
 }
 
+/// Our part of `context`: `EINVAL` for NULL, `EOPNOTSUPP` where another provider serves it.
+///
+/// # Safety
+/// `context` is NULL or an open device of libibverbs, and stays open during `'a`.
+unsafe fn ours<'a>(context: *mut ibv_context) -> Result<&'a dyn verbs::api::Api, Errno> {
+    if context.is_null() {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { verbs::api::of(context) }.ok_or(Errno::EOPNOTSUPP)
+}
+
 /// Where a context is on its way.
 ///
 /// @param context  from ibv_open_device and not yet closed
@@ -150,11 +162,11 @@ pub unsafe extern "C" fn holdfast_context_status(
     size: usize,
 ) -> c_int {
     guarded(|| {
-        if context.is_null() || status.is_null() || size < size_of::<holdfast_status>() {
+        if status.is_null() || size < size_of::<holdfast_status>() {
             return Err(Errno::EINVAL);
         }
         // SAFETY: the caller's promise.
-        let ours = unsafe { verbs::api::of(context) }.ok_or(Errno::EOPNOTSUPP)?;
+        let ours = unsafe { ours(context) }?;
         let [since, closed, gone] = ours.life().ages().map(|age| age.unwrap_or(HOLDFAST_NEVER));
         let reason = ours.life().first_sign().map_or(HOLDFAST_REASON_NONE, |sign| sign as u32);
         let answer = holdfast_status {
@@ -182,9 +194,8 @@ pub unsafe extern "C" fn holdfast_context_status(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn holdfast_context_change_fd(context: *mut ibv_context) -> c_int {
     guarded(|| {
-        let context = if context.is_null() { Err(Errno::EINVAL) } else { Ok(context) }?;
         // SAFETY: the caller's promise.
-        unsafe { verbs::api::of(context) }.ok_or(Errno::EOPNOTSUPP)?.changes()
+        unsafe { ours(context) }?.changes()
     })
 }
 
@@ -200,9 +211,8 @@ pub unsafe extern "C" fn holdfast_context_change_fd(context: *mut ibv_context) -
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn holdfast_context_flush_after(context: *mut ibv_context, milliseconds: u32) -> c_int {
     guarded(|| {
-        let context = if context.is_null() { Err(Errno::EINVAL) } else { Ok(context) }?;
         // SAFETY: the caller's promise.
-        let ours = unsafe { verbs::api::of(context) }.ok_or(Errno::EOPNOTSUPP)?;
+        let ours = unsafe { ours(context) }?;
         ours.set_patience(Duration::from_millis(milliseconds.into()));
         Ok(0)
     })
@@ -220,9 +230,8 @@ pub unsafe extern "C" fn holdfast_context_flush_after(context: *mut ibv_context,
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn holdfast_context_kill(context: *mut ibv_context) -> c_int {
     guarded(|| {
-        let context = if context.is_null() { Err(Errno::EINVAL) } else { Ok(context) }?;
         // SAFETY: the caller's promise.
-        unsafe { verbs::api::of(context) }.ok_or(Errno::EOPNOTSUPP)?.kill();
+        unsafe { ours(context) }?.kill();
         Ok(0)
     })
 }
@@ -251,7 +260,7 @@ pub unsafe extern "C" fn holdfast_qp_outstanding(
         // SAFETY: the caller's promise; a single field is read.
         let context = unsafe { (*qp).context };
         // SAFETY: as above.
-        let ours = unsafe { verbs::api::of(context) }.ok_or(Errno::EOPNOTSUPP)?;
+        let ours = unsafe { ours(context) }?;
         // SAFETY: as above.
         let found = unsafe { ours.outstanding(qp) };
         let room = if list.is_null() { 0 } else { room };

@@ -438,6 +438,15 @@ pub fn poll(fds: &mut [libc::pollfd], timeout: i32) -> Result<usize, Errno> {
     kernel::poll(fds, timeout)
 }
 
+/// `poll(2)` of `fd` alone, without waiting: which of `events`, and of the errors that are always told, hold.
+#[must_use]
+pub fn ready(fd: RawFd, events: i16) -> i16 {
+    let mut fds = [libc::pollfd { fd, events, revents: 0 }];
+    let ready = poll(&mut fds, 0);
+    let [libc::pollfd { revents, .. }] = fds;
+    if ready.is_ok() { revents } else { 0 }
+}
+
 /// `fcntl(2)`: the status flags (`O_NONBLOCK` and the like).
 ///
 /// # Errors
@@ -462,12 +471,12 @@ pub fn dup(fd: RawFd) -> Result<OwnedFd, Errno> {
     kernel::fcntl(fd, libc::F_DUPFD_CLOEXEC, 0).and_then(OwnedFd::new)
 }
 
-/// `dup3(2)`: `fd` under the number `over`, close-on-exec; what `over` was is closed.
+/// `dup3(2)`: `fd` under the number `over`, inherited at exec or not; what `over` was is closed.
 ///
 /// # Errors
 /// The kernel's.
-pub fn dup_over(fd: RawFd, over: RawFd) -> Result<(), Errno> {
-    kernel::dup3(fd, over, libc::O_CLOEXEC).map(drop)
+pub fn dup_over(fd: RawFd, over: RawFd, close_on_exec: bool) -> Result<(), Errno> {
+    kernel::dup3(fd, over, if close_on_exec { libc::O_CLOEXEC } else { 0 }).map(drop)
 }
 
 /// `eventfd(2)`, close-on-exec. `flags`: `EFD_NONBLOCK`, `EFD_SEMAPHORE`.
@@ -476,6 +485,11 @@ pub fn dup_over(fd: RawFd, over: RawFd) -> Result<(), Errno> {
 /// The kernel's.
 pub fn eventfd(value: u32, flags: i32) -> Result<OwnedFd, Errno> {
     kernel::eventfd(value, flags | libc::EFD_CLOEXEC).and_then(OwnedFd::new)
+}
+
+/// Adds 1 to what an eventfd counts. It only fails where the count is full, and nobody has looked for as long.
+pub fn count(eventfd: RawFd) {
+    let _ = write(eventfd, &1_u64.to_ne_bytes());
 }
 
 /// `pipe2(2)`, close-on-exec: the end to read from, the end to write to.

@@ -975,7 +975,7 @@ fn descriptors_of_the_system() {
     let event = sys::eventfd(2, libc::EFD_NONBLOCK).unwrap();
     let copy = sys::dup(event.as_raw()).unwrap();
     assert_eq!((sys::read(copy.as_raw(), &mut buf), buf), (Ok(8), 2_u64.to_ne_bytes()));
-    sys::dup_over(event.as_raw(), from.as_raw()).unwrap();
+    sys::dup_over(event.as_raw(), from.as_raw(), true).unwrap();
     assert_eq!(sys::write(from.as_raw(), &3_u64.to_ne_bytes()), Ok(8), "the pipe's end is the eventfd now");
 
     let null = sys::open(c"/dev/null", libc::O_RDWR).unwrap();

@@ -95,12 +95,12 @@ impl Channel {
         self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts the pipe under the channel's number, once; whether it did. `cqs` may have an event in it at once; those of `owed`
-    /// are in it from the start.
-    fn take_over(&self, cqs: usize, owed: &[u64], epolls: &[Registered]) -> Result<bool, Errno> {
+    /// Puts the pipe under the channel's number, once. `cqs` may have an event in it at once; those of `owed` are in it from
+    /// the start.
+    fn take_over(&self, cqs: usize, owed: &[u64], epolls: &[Registered]) -> Result<(), Errno> {
         let mut pipe = self.pipe();
         if pipe.is_some() {
-            return Ok(false);
+            return Ok(());
         }
         let kernel = sys::dup(self.fd)?;
         let flags = sys::status_flags(self.fd)?;
@@ -117,13 +117,13 @@ impl Channel {
         }
         put_under(self.fd, &from, epolls)?;
         *pipe = Some(Pipe { to, from, kernel: Some(kernel) });
-        Ok(true)
+        Ok(())
     }
 
     /// Whether an event waits to be read.
     pub(crate) fn is_unread(&self) -> bool {
         let Some(from) = self.pipe().as_ref().map(|pipe| pipe.from.as_raw()) else { return false };
-        sys::poll(&mut [libc::pollfd { fd: from, events: libc::POLLIN, revents: 0 }], 0) == Ok(1)
+        sys::ready(from, libc::POLLIN) != 0
     }
 
     /// Gives the CQ that the application knows by `cq` an event; whether it is there.
@@ -168,11 +168,9 @@ impl Channel {
         let Some(pipe) = &mut *guard else { return };
         let Some(kernel) = pipe.kernel.as_ref().map(OwnedFd::as_raw) else { return };
         loop {
-            let mut fds = [libc::pollfd { fd: kernel, events: libc::POLLIN, revents: 0 }];
             // It is asked first: whether reading waits is the application's choice.
-            let ready = sys::poll(&mut fds, 0).is_ok_and(|ready| ready != 0);
-            let [libc::pollfd { revents, .. }] = fds;
-            if !ready || revents & libc::POLLIN == 0 {
+            let revents = sys::ready(kernel, libc::POLLIN);
+            if revents & libc::POLLIN == 0 {
                 if revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 {
                     pipe.kernel = None;
                 }
@@ -211,7 +209,7 @@ pub(super) fn put_under(fd: RawFd, from: &OwnedFd, epolls: &[Registered]) -> Res
         // It may just have been taken out by the application itself.
         let _ = process::epoll_forget(*epoll, fd);
     }
-    let moved = process::dup_over(from.as_raw(), fd, close_on_exec);
+    let moved = sys::dup_over(from.as_raw(), fd, close_on_exec);
     for Registered { epoll, what, .. } in epolls() {
         if let Err(errno) = process::epoll_add(*epoll, fd, *what) {
             log::warn!("epoll instance {epoll} does not learn of events any more: {errno}");
@@ -394,7 +392,7 @@ mod tests {
     use crate::uapi::sys::twin::Kernel;
 
     fn readable(fd: RawFd) -> bool {
-        sys::poll(&mut [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }], 0) == Ok(1)
+        sys::ready(fd, libc::POLLIN) != 0
     }
 
     /// A pipe stands for the kernel's file.

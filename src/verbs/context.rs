@@ -84,8 +84,18 @@ impl Drop for Buried {
 }
 
 impl<F> Context<F> {
-    /// Keeps the memory of a destroyed object until the context is closed: `free` frees it.
-    pub(crate) fn bury(&self, free: impl FnOnce() + Send + 'static) {
+    /// Ends an object whose events were all `acknowledged`; else only when the context is closed, so that whoever still
+    /// acknowledges one finds the memory.
+    ///
+    /// # Safety
+    /// The kernel's side of `object` is gone, the application is done with it, and `free` frees it.
+    pub(crate) unsafe fn end<T: 'static>(&self, object: *mut T, acknowledged: bool, free: unsafe fn(*mut T)) {
+        let at = object.expose_provenance();
+        // SAFETY: the caller's word; done once.
+        let free = move || unsafe { free(core::ptr::with_exposed_provenance_mut(at)) };
+        if acknowledged {
+            return free();
+        }
         self.buried.lock().unwrap_or_else(PoisonError::into_inner).push(Buried(Some(Box::new(free))));
     }
 

@@ -103,8 +103,8 @@ impl<F: Family> Cq<F> {
     }
 
     /// Has the kernel's CQ destroyed before the application destroys this one.
-    pub(crate) fn stop(&self, destroy: impl FnOnce(Handle) -> Result<DestroyCqResp, Errno>) {
-        if let Ok(reported) = destroy(self.handle) {
+    pub(crate) fn stop(&self) {
+        if let Ok(reported) = uapi::cq::destroy(self.fd, self.handle) {
             let _ = self.stopped.set(reported);
         }
     }
@@ -378,14 +378,8 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
             // SAFETY: libibverbs initialised the CQ after create_cq.
             unsafe { events::wait_cq(cq, comp, reported.async_events_reported, &life) }
         });
-        if acknowledged {
-            // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
-            unsafe { release::<F>(cq) };
-        } else {
-            let at = cq.expose_provenance();
-            // SAFETY: as above; whoever still acknowledges an event finds the memory until the context is closed.
-            cx.bury(move || unsafe { release::<F>(core::ptr::with_exposed_provenance_mut(at)) });
-        }
+        // SAFETY: the kernel's side is gone, and no event of ours names it.
+        unsafe { cx.end(cq, acknowledged, release::<F>) };
         Ok(())
     })
 }

@@ -17,11 +17,10 @@ use super::watch::Watched;
 use crate::abi::public::*;
 use crate::error::{Errno, Error};
 use crate::family::{Family, QueuePair as _, SharedReceiveQueue as _};
-use crate::ha::life::{Life, Phase, Sign};
+use crate::ha::life::{Change, Life, Phase, Sign};
 use crate::log;
-use crate::uapi::sys::{OwnedFd, process};
-use crate::uapi::wire::ModifyQp;
-use crate::uapi::{self, CmdFd, Handle, Udata};
+use crate::uapi;
+use crate::uapi::sys::{self, OwnedFd, process};
 
 /// How long the closing of the gates waits for posts under way. They take nanoseconds; but a thread may stay between
 /// `ibv_wr_start` and `ibv_wr_complete` for as long as it likes, and wait for us there.
@@ -70,17 +69,6 @@ impl<F: Family> Object<'_, F> {
             Object::Qp(qp) => qp.queues.is_quiet(),
         }
     }
-}
-
-/// Stops a QP that the kernel does not destroy, since it is attached to a multicast group; its events are not known.
-fn reset(fd: CmdFd, handle: Handle) -> Result<u32, Errno> {
-    let command = ModifyQp {
-        qp_handle: handle.0,
-        attr_mask: IBV_QP_STATE,
-        qp_state: IBV_QPS_RESET as u8,
-        ..Default::default()
-    };
-    uapi::qp::modify(fd, &command, Udata::none()).map(|()| 0)
 }
 
 impl<F: Family> Context<F> {
@@ -151,14 +139,11 @@ impl<F: Family> Context<F> {
 
     /// Has the kernel destroy every queue pair, so that the device touches no memory of ours any more.
     fn stop(&self) {
-        let fd = self.device.fd;
         self.each(|object| {
             if let Object::Qp(qp) = object {
                 // It said before what it could not take to memory of ours.
                 let _ = qp.queues.freeze();
-                qp.stop(|handle| {
-                    uapi::qp::destroy(fd, handle).or_else(|errno| reset(fd, handle).map_err(|_| errno))
-                });
+                qp.stop();
             }
         });
     }
@@ -184,12 +169,20 @@ impl<F: Family> Context<F> {
         }
     }
 
-    /// Tells a program that asked of a change.
-    fn changed(&self) {
+    /// Notes a sign, and tells a program that asked of the change that it makes.
+    fn note(&self, sign: Sign) -> Option<Change> {
+        let change = self.device.life.note(sign)?;
         if let Some(changes) = self.changes.get() {
-            // It only fails where nobody has read for 2^64 changes.
-            let _ = uapi::sys::write(changes.as_raw(), &1_u64.to_ne_bytes());
+            sys::count(changes.as_raw());
         }
+        Some(change)
+    }
+
+    /// The channels that sleepers are looked for on, who slept through the change of their file: none, once the end was a
+    /// while ago.
+    fn looked_after(&self) -> Vec<Arc<Channel>> {
+        let [_, _, gone] = self.device.life.ages();
+        if gone.is_some_and(|age| age < RESCUE) { self.channels.all() } else { Vec::new() }
     }
 
     /// Gives each armed CQ its event.
@@ -264,13 +257,11 @@ impl<F: Family> Watched for Context<F> {
     }
 
     fn sign(&self, sign: Sign) {
-        let life = &self.device.life;
         if sign == Sign::NodeGone && !F::WAITS_FOR_USERS {
             // The kernel takes the device away by itself, and says so.
             return;
         }
-        let Some(change) = life.note(sign) else { return };
-        self.changed();
+        let Some(change) = self.note(sign) else { return };
         if change.from == Phase::Alive {
             // Sleepers are brought along before all else: the kernel is about to close what they sleep on.
             self.take_channels();
@@ -283,18 +274,15 @@ impl<F: Family> Watched for Context<F> {
                     self.stop();
                     self.pump();
                     self.let_go_of_memory();
-                    life.note(Sign::Stopped);
-                    self.changed();
+                    self.note(Sign::Stopped);
                 }
                 Sign::Final | Sign::Stopped => {
-                    life.note(sign);
-                    self.changed();
+                    self.note(sign);
                 }
                 Sign::Forced => {
                     self.stop();
                     self.pump();
-                    life.note(Sign::Stopped);
-                    self.changed();
+                    self.note(Sign::Stopped);
                 }
                 _ => return,
             }
@@ -310,12 +298,11 @@ impl<F: Family> Watched for Context<F> {
     }
 
     fn is_unread(&self) -> bool {
-        let [_, _, gone] = self.device.life.ages();
-        gone.is_some_and(|age| age < RESCUE) && self.channels.all().iter().any(|channel| channel.is_unread())
+        self.looked_after().iter().any(|channel| channel.is_unread())
     }
 
     fn rescue(&self) -> bool {
-        self.is_unread() && channel::rescue(&self.channels.all())
+        channel::rescue(&self.looked_after())
     }
 
     fn rouse(&self) {

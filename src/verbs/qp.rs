@@ -49,15 +49,18 @@ pub(crate) struct Qp<F: Family> {
 
 impl<F: Family> Qp<F> {
     /// Has the kernel's QP destroyed, so that the device touches no memory any more.
-    pub(crate) fn stop(&self, destroy: impl FnOnce(Handle) -> Result<u32, Errno>) {
+    pub(crate) fn stop(&self) {
         if self.opened {
             return;
         }
         self.stopped.get_or_init(|| {
-            destroy(self.handle).unwrap_or_else(|errno| {
-                log::warn!("a queue pair of a dead device could not be stopped: {errno}");
-                0
-            })
+            let destroyed = uapi::qp::destroy(self.fd, self.handle);
+            destroyed.or_else(|errno| reset(self.fd, self.handle).map_err(|_| errno)).unwrap_or_else(
+                |errno| {
+                    log::warn!("a queue pair of a dead device could not be stopped: {errno}");
+                    0
+                },
+            )
         });
     }
 
@@ -68,6 +71,17 @@ impl<F: Family> Qp<F> {
             None => uapi::qp::destroy(self.fd, self.handle),
         }
     }
+}
+
+/// Stops a QP that the kernel does not destroy, since it is attached to a multicast group; its events are not known.
+fn reset(fd: CmdFd, handle: Handle) -> Result<u32, Errno> {
+    let command = uapi::wire::ModifyQp {
+        qp_handle: handle.0,
+        attr_mask: IBV_QP_STATE,
+        qp_state: IBV_QPS_RESET as u8,
+        ..Default::default()
+    };
+    uapi::qp::modify(fd, &command, Udata::none()).map(|()| 0)
 }
 
 /// Our part of the QP at `qp`.
@@ -462,16 +476,8 @@ pub(crate) unsafe extern "C" fn destroy_qp<F: Family>(qp: *mut ibv_qp) -> c_int 
             unsafe { memory::pd_of::<F>(pd) }.users.fetch_sub(1, Ordering::Relaxed);
         }
         cx.remove(Kind::Qp, qp);
-        if acknowledged {
-            // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
-            unsafe { cast::free::<QpHead, Qp<F>>(qp.cast()) };
-        } else {
-            let at = qp.expose_provenance();
-            // SAFETY: as above; whoever still acknowledges an event finds the memory until the context is closed.
-            cx.bury(move || unsafe {
-                cast::free::<QpHead, Qp<F>>(core::ptr::with_exposed_provenance_mut(at))
-            });
-        }
+        // SAFETY: the kernel's side is gone.
+        unsafe { cx.end(qp.cast(), acknowledged, cast::free::<QpHead, Qp<F>>) };
         Ok(())
     })
 }

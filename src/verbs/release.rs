@@ -63,7 +63,6 @@ impl<F: Family> Context<F> {
     /// The queue pairs are stopped: unmaps every queue, and has the kernel destroy its CQs and SRQs, as long as it can be asked how
     /// many events it gave.
     pub(super) fn let_go_of_memory(&self) {
-        let fd = self.device.fd;
         self.each(|object| match object {
             Object::Cq(cq) => self.stays("a completion queue", cq.let_go()),
             Object::Srq(srq) => self.stays("a shared receive queue", srq.queue.let_go()),
@@ -71,12 +70,12 @@ impl<F: Family> Context<F> {
         });
         self.each(|object| {
             if let Object::Srq(srq) = object {
-                srq.stop(|handle| uapi::srq::destroy(fd, handle));
+                srq.stop();
             }
         });
         self.each(|object| {
             if let Object::Cq(cq) = object {
-                cq.stop(|handle| uapi::cq::destroy(fd, handle));
+                cq.stop();
             }
         });
     }
@@ -89,7 +88,7 @@ impl<F: Family> Context<F> {
         let (command, events) = (self.device.fd.fd, self.device.async_fd);
         let result = self.replace_events(events).and_then(|()| {
             let (from, _) = sys::pipe(0)?;
-            process::dup_over(from.as_raw(), command, process::is_close_on_exec(command)?)
+            sys::dup_over(from.as_raw(), command, process::is_close_on_exec(command)?)
         });
         if let Err(errno) = result {
             log::error!(

@@ -27,8 +27,8 @@ pub(crate) struct Srq<F: Family> {
 
 impl<F: Family> Srq<F> {
     /// Has the kernel's SRQ destroyed before the application destroys this one.
-    pub(crate) fn stop(&self, destroy: impl FnOnce(Handle) -> Result<u32, Errno>) {
-        if let Ok(reported) = destroy(self.handle) {
+    pub(crate) fn stop(&self) {
+        if let Ok(reported) = uapi::srq::destroy(self.fd, self.handle) {
             let _ = self.stopped.set(reported);
         }
     }
@@ -237,16 +237,8 @@ pub(crate) unsafe extern "C" fn destroy_srq<F: Family>(srq: *mut ibv_srq) -> c_i
         // SAFETY: held since the SRQ was created.
         unsafe { cq::release::<F>(cq) };
         cx.remove(Kind::Srq, srq);
-        if acknowledged {
-            // SAFETY: the kernel's side is gone and no event names it: the application is done with it too.
-            unsafe { cast::free::<verbs_srq, Srq<F>>(head) };
-        } else {
-            let at = head.expose_provenance();
-            // SAFETY: as above; whoever still acknowledges an event finds the memory until the context is closed.
-            cx.bury(move || unsafe {
-                cast::free::<verbs_srq, Srq<F>>(core::ptr::with_exposed_provenance_mut(at))
-            });
-        }
+        // SAFETY: the kernel's side is gone.
+        unsafe { cx.end(head, acknowledged, cast::free::<verbs_srq, Srq<F>>) };
         Ok(())
     })
 }

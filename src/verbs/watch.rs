@@ -89,10 +89,7 @@ impl Entry {
 
 /// Whether the kernel closed a completion channel.
 fn is_closed(fd: RawFd) -> bool {
-    let mut fds = [libc::pollfd { fd, events: 0, revents: 0 }];
-    let ready = sys::poll(&mut fds, 0).is_ok_and(|ready| ready != 0);
-    let [libc::pollfd { revents, .. }] = fds;
-    ready && revents & (libc::POLLERR | libc::POLLHUP) != 0
+    sys::ready(fd, 0) & (libc::POLLERR | libc::POLLHUP) != 0
 }
 
 static CONTEXTS: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
@@ -164,7 +161,7 @@ pub(crate) fn unregister(context: *const dyn Watched) {
     let Some(Thread { wake, stop, handle, news: _news }) = last else { return kick() };
     // ORDER: Release, partner is the Acquire in `run`.
     stop.store(true, Ordering::Release);
-    let _ = sys::write(wake.as_raw(), &1_u64.to_ne_bytes());
+    sys::count(wake.as_raw());
     // A callback of the application's may close a device on the watcher itself.
     if handle.thread().id() != std::thread::current().id() && handle.join().is_err() {
         log::error!(
@@ -176,8 +173,7 @@ pub(crate) fn unregister(context: *const dyn Watched) {
 /// Has the watcher look round.
 pub(crate) fn kick() {
     if let Some(thread) = &*thread() {
-        // Full: it was kicked often enough.
-        let _ = sys::write(thread.wake.as_raw(), &1_u64.to_ne_bytes());
+        sys::count(thread.wake.as_raw());
     }
 }
 
@@ -257,13 +253,12 @@ fn run(wake: RawFd, stop: &AtomicBool) {
             fds.extend(context.events().map(|fd| file(fd, libc::POLLIN)));
             fds.extend(context.removal().filter(|_| !entry.removing).map(|fd| file(fd, 0)));
             fds.extend(context.channels().into_iter().map(|fd| file(fd, libc::POLLIN)));
-            let remaining = watch::remaining(context.life());
             stale |= context.is_stale();
-            let settle = stale.then_some(SETTLE);
-            let again = rescuing.then_some(RESCUE);
             let blind = (context.waits_for_users() && news.is_none()).then_some(BLIND);
-            wait = wait.into_iter().chain(remaining).chain(settle).chain(again).chain(blind).min();
+            wait = wait.into_iter().chain(watch::remaining(context.life())).chain(blind).min();
         }
+        let pauses = [stale.then_some(SETTLE), rescuing.then_some(RESCUE)];
+        wait = wait.into_iter().chain(pauses.into_iter().flatten()).min();
         // Rounded up: it does not spin through the last millisecond.
         let timeout = wait.map_or(-1, |wait| i32::try_from(wait.as_millis() + 1).unwrap_or(i32::MAX));
         if let Err(errno) = sys::poll(&mut fds, timeout)
@@ -298,7 +293,7 @@ fn run(wake: RawFd, stop: &AtomicBool) {
             if context.life().take_sleepers() {
                 context.rouse();
             }
-            rescuing |= !rescue && context.life().is_gone() && context.is_unread();
+            rescuing |= !rescue && context.is_unread();
         }
         expire(&contexts);
     }

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use std::os::fd::RawFd;
 
 /// `-1` is a failure, described by `errno`.
-fn check(ret: i32) -> Result<i32, Errno> {
+pub(super) fn check(ret: i32) -> Result<i32, Errno> {
     if ret == -1 { Err(Errno::last()) } else { Ok(ret) }
 }
 

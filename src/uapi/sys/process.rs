@@ -2,13 +2,9 @@
 
 use crate::error::Errno;
 use crate::uapi::sys::OwnedFd;
+use crate::uapi::sys::os::check;
 use std::os::fd::RawFd;
 use std::time::Duration;
-
-/// `-1` is a failure, described by `errno`.
-fn check(ret: i32) -> Result<i32, Errno> {
-    if ret == -1 { Err(Errno::last()) } else { Ok(ret) }
-}
 
 fn checked_long(ret: libc::c_long) -> Result<libc::c_long, Errno> {
     if ret == -1 { Err(Errno::last()) } else { Ok(ret) }
@@ -87,16 +83,6 @@ pub fn set_pipe_size(pipe: RawFd, bytes: usize) -> Result<(), Errno> {
 pub fn is_close_on_exec(fd: RawFd) -> Result<bool, Errno> {
     // SAFETY: takes no pointer.
     check(unsafe { libc::fcntl(fd, libc::F_GETFD) }).map(|flags| flags & libc::FD_CLOEXEC != 0)
-}
-
-/// `dup3(2)`, inherited at exec or not: `fd` under the number `over`.
-///
-/// # Errors
-/// The kernel's.
-pub fn dup_over(fd: RawFd, over: RawFd, close_on_exec: bool) -> Result<(), Errno> {
-    let flags = if close_on_exec { libc::O_CLOEXEC } else { 0 };
-    // SAFETY: takes no pointer.
-    check(unsafe { libc::dup3(fd, over, flags) }).map(drop)
 }
 
 /// A signal that interrupts a system call, which then begins anew: installed once, and only over a default.
