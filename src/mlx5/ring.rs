@@ -78,8 +78,44 @@ impl Slot {
     }
 }
 
-/// In place of how far kept posts came: there were none.
-const NONE_KEPT: u32 = u32::MAX;
+/// How far posts came that were kept, once there were any, of 16 bits; until then the doorbell record says it.
+#[derive(Debug)]
+struct Kept {
+    up_to: AtomicU32,
+    life: Arc<Life>,
+}
+
+impl Kept {
+    /// In place of a number: there were none.
+    const NONE: u32 = u32::MAX;
+
+    fn new(life: Arc<Life>) -> Kept {
+        Kept { up_to: AtomicU32::new(Kept::NONE), life }
+    }
+
+    /// Posts up to `end` were kept.
+    #[cold]
+    fn note(&self, end: u32) {
+        // ORDER: Release, partner is the Acquire in `end`: what was noted of them is seen.
+        self.up_to.store(end & 0xffff, Ordering::Release);
+        self.life.keep();
+    }
+
+    /// How far posts came, where the record says `told`.
+    fn end(&self, told: impl FnOnce() -> u32) -> u16 {
+        // ORDER: Acquire, partner is the Release in `note`.
+        match self.up_to.load(Ordering::Acquire) {
+            Kept::NONE => told() as u16,
+            kept => kept as u16,
+        }
+    }
+
+    /// The queue is empty, and closed: the device may still look at its record, which is left alone.
+    fn reset(&self) {
+        // ORDER: Release, as in `note`.
+        self.up_to.store(0, Ordering::Release);
+    }
+}
 
 /// The shared part of a send queue.
 #[derive(Debug)]
@@ -89,9 +125,8 @@ pub(super) struct SendRing {
     retired: AtomicU64,
     /// Work requests that may be outstanding; 0 in states in which nothing is taken.
     pub(super) gate: Gate,
-    /// The block up to which posts were kept; [`NONE_KEPT`].
-    kept: AtomicU32,
-    life: Arc<Life>,
+    /// In blocks.
+    kept: Kept,
     pub(super) blocks: Blocks,
     /// That of `_dbrec`, at hand.
     pub(super) record: Record,
@@ -106,8 +141,7 @@ impl SendRing {
             slots: Table::new(count, slot),
             retired: AtomicU64::new(Meta::NONE.pack()),
             gate: Gate::new(),
-            kept: AtomicU32::new(NONE_KEPT),
-            life,
+            kept: Kept::new(life),
             blocks,
             record: dbrec.record.clone(),
             _dbrec: dbrec,
@@ -117,18 +151,12 @@ impl SendRing {
     /// Posts up to block `post` were kept.
     #[cold]
     pub(super) fn keep(&self, post: u32) {
-        // ORDER: Release, partner is the Acquire in `end`: what was noted of them is seen.
-        self.kept.store(post & 0xffff, Ordering::Release);
-        self.life.keep();
+        self.kept.note(post);
     }
 
     /// The block up to which work requests were posted, of 16 bits.
     fn end(&self) -> u16 {
-        // ORDER: Acquire, partner is the Release in `keep`.
-        match self.kept.load(Ordering::Acquire) {
-            NONE_KEPT => self.record.load::<SND_DBR>() as u16,
-            kept => kept as u16,
-        }
+        self.kept.end(|| self.record.load::<SND_DBR>())
     }
 
     /// The work request after the one whose [`Meta`] is `last`, if it was posted: its slot and what was noted.
@@ -216,9 +244,7 @@ impl SendRing {
         // ORDER: Release, partner is the Acquire in `tail`.
         self.retired.store(Meta::NONE.pack(), Ordering::Release);
         if self.gate.is_closed() {
-            // The device may still look at its record: a queue that is closed leaves it alone.
-            // ORDER: Release, as in `keep`.
-            self.kept.store(0, Ordering::Release);
+            self.kept.reset();
         } else {
             self.record.store::<SND_DBR>(0);
         }
@@ -265,9 +291,8 @@ pub(super) struct RecvRing {
     tail: AtomicU32,
     /// Receives that may be outstanding; 0 in states in which nothing is taken.
     pub(super) gate: Gate,
-    /// The receives, counted, up to which posts were kept; [`NONE_KEPT`].
-    kept: AtomicU32,
-    life: Arc<Life>,
+    /// In receives, counted from the start.
+    kept: Kept,
     pub(super) units: Units,
     /// That of `_dbrec`, at hand.
     pub(super) record: Record,
@@ -288,8 +313,7 @@ impl RecvRing {
             log_units,
             tail: AtomicU32::new(0),
             gate: Gate::new(),
-            kept: AtomicU32::new(NONE_KEPT),
-            life,
+            kept: Kept::new(life),
             units,
             record: dbrec.record.clone(),
             _dbrec: dbrec,
@@ -312,18 +336,12 @@ impl RecvRing {
     /// Receives up to number `head` were kept.
     #[cold]
     pub(super) fn keep(&self, head: u32) {
-        // ORDER: Release, partner is the Acquire in `end`: what was noted of them is seen.
-        self.kept.store(head & 0xffff, Ordering::Release);
-        self.life.keep();
+        self.kept.note(head);
     }
 
     /// How many were posted since the start, of 16 bits.
     fn end(&self) -> u16 {
-        // ORDER: Acquire, partner is the Release in `keep`.
-        match self.kept.load(Ordering::Acquire) {
-            NONE_KEPT => self.record.load::<RCV_DBR>() as u16,
-            kept => kept as u16,
-        }
+        self.kept.end(|| self.record.load::<RCV_DBR>())
     }
 
     fn told(&self, number: u32) -> Outstanding {
@@ -382,8 +400,7 @@ impl RecvRing {
         // ORDER: Release, partner is the Acquire in `tail`.
         self.tail.store(0, Ordering::Release);
         if self.gate.is_closed() {
-            // ORDER: Release, as in `keep`.
-            self.kept.store(0, Ordering::Release);
+            self.kept.reset();
         } else {
             self.record.store::<RCV_DBR>(0);
         }
