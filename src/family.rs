@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use crate::abi::host::ForkRanges;
 use crate::abi::public::{
-    ibv_ah, ibv_mr, ibv_mw, ibv_packet_pacing_caps, ibv_qp_cap, ibv_recv_wr, ibv_send_wr, ibv_sge, ibv_wc,
+    IBV_WC_WR_FLUSH_ERR, ibv_ah, ibv_mr, ibv_mw, ibv_packet_pacing_caps, ibv_qp_cap, ibv_recv_wr,
+    ibv_send_wr, ibv_sge, ibv_wc,
 };
 use crate::abi::wr::{InlineData, RecvWrs, SendWrs};
 use crate::error::{Errno, Error};
@@ -208,6 +209,30 @@ pub struct Head {
     pub wr_id: u64,
     /// `IBV_WC_*` status.
     pub status: u32,
+}
+
+/// The completion of a work request of QP `qp_num` that ends because the device is gone.
+#[must_use]
+pub fn flushed(wr: Outstanding, qp_num: u32, vendor_err: u32) -> ibv_wc {
+    ibv_wc {
+        wr_id: wr.wr_id,
+        status: IBV_WC_WR_FLUSH_ERR,
+        opcode: wr.opcode,
+        vendor_err,
+        qp_num,
+        ..ibv_wc::zeroed()
+    }
+}
+
+/// Fills `out` with what `next` gives; how many.
+pub fn fill(out: &mut [MaybeUninit<ibv_wc>], mut next: impl FnMut() -> Option<ibv_wc>) -> u32 {
+    let mut filled = 0;
+    for place in out {
+        let Some(wc) = next() else { break };
+        place.write(wc);
+        filled += 1;
+    }
+    filled
 }
 
 /// The consumer's side of a CQ. The verbs layer holds the lock around every call.

@@ -828,20 +828,10 @@ impl Cq {
         if !self.turn()? {
             return self.poll_on(self.consumer(), 0, out);
         }
-        let mut polled = 0;
-        for place in out {
-            let Some(Flushed { wr, qpn, .. }) = self.next_flushed() else { break };
-            place.write(ibv_wc {
-                wr_id: wr.wr_id,
-                status: IBV_WC_WR_FLUSH_ERR,
-                opcode: wr.opcode,
-                vendor_err: cqe::FLUSHED_VENDOR_ERR,
-                qp_num: qpn,
-                ..ibv_wc::zeroed()
-            });
-            polled += 1;
-        }
-        Ok(polled)
+        Ok(family::fill(out, || {
+            let Flushed { wr, qpn, .. } = self.next_flushed()?;
+            Some(family::flushed(wr, qpn, cqe::FLUSHED_VENDOR_ERR))
+        }))
     }
 
     /// As [`Cq::flushed`], for the extended interface: the entry of our own says what the device would have.

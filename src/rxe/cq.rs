@@ -8,7 +8,7 @@ use super::map_queue;
 use super::owed::Owed;
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
-use crate::family::{CompletionQueue, Head};
+use crate::family::{self, CompletionQueue, Head};
 use crate::ha::flush::Flush;
 use crate::ha::life::Life;
 use crate::hw::shared_queue::{Elements, Garbage, SharedQueue};
@@ -186,27 +186,14 @@ impl Cq {
         let owners = &self.owners;
         self.flush.next(&self.life, owners.len(), |at| {
             let owed = owners.get(at)?;
-            let wr = owed.flush()?;
-            Some(ibv_wc {
-                wr_id: wr.wr_id,
-                status: IBV_WC_WR_FLUSH_ERR,
-                opcode: wr.opcode,
-                qp_num: owed.qp_num(),
-                ..ibv_wc::zeroed()
-            })
+            Some(family::flushed(owed.flush()?, owed.qp_num(), 0))
         })
     }
 
     /// What an empty poll of a device that is gone finds.
     #[cold]
     fn poll_flushed(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> u32 {
-        let mut polled = 0;
-        for to in out {
-            let Some(wc) = self.next_flushed() else { break };
-            to.write(wc);
-            polled += 1;
-        }
-        polled
+        family::fill(out, || self.next_flushed())
     }
 
     /// As [`Cq::poll_flushed`], for the extended interface.
