@@ -314,11 +314,11 @@ fn command_fail() {
     });
 }
 
-#[test]
-fn qp_error_sender() {
-    run("qp-error-sender", ONE, |s| {
-        s.control(&format!("qp {} error", s.qp("from")));
-        s.event("QP_FATAL/sender");
+/// The QP that the client calls `end` fails.
+fn qp_error(end: &str, of: &str) {
+    run(&format!("qp-error-{of}"), ONE, |s| {
+        s.control(&format!("qp {} error", s.qp(end)));
+        s.event(&format!("QP_FATAL/{of}"));
         s.says("completion in error");
         s.tell("forget");
         s.tell("verbs after");
@@ -328,16 +328,13 @@ fn qp_error_sender() {
 }
 
 #[test]
+fn qp_error_sender() {
+    qp_error("from", "sender");
+}
+
+#[test]
 fn qp_error_receiver() {
-    run("qp-error-receiver", ONE, |s| {
-        s.control(&format!("qp {} error", s.qp("to")));
-        s.event("QP_FATAL/receiver");
-        s.says("completion in error");
-        s.tell("forget");
-        s.tell("verbs after");
-        s.tell("close");
-        s.find_again();
-    });
+    qp_error("to", "receiver");
 }
 
 #[test]

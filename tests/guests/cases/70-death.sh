@@ -13,21 +13,19 @@ after_final post_send=0 post_recv=0 post_srq_recv=0 arm=0
 qps query_qp=ERR to_rts=EIO to_err=0 to_reset=0 to_init=EIO
 left fds=0 maps=0 threads=0'
 
-died() { holds "$log.client" 'bring it back' || ! kill -0 "$1"; } 2>/dev/null
-flows() { holds "$log.client" 'traffic flows' || ! kill -0 "$1"; } 2>/dev/null
-ended() { ! kill -0 "$1"; } 2>/dev/null
+says_or_gone() { holds "$log.client" "$2" || gone "$1"; } # PID TEXT
 
 death() { # HOW IT GOES
     local pid rc fact ok=0 loads=write,send,srq,ud,idle
     RDMAV_DRIVERS="$provider_dir/libholdfast" HOLDFAST_LOG=info:stderr \
         "$clients/verbs-death" -a -l 10 -p holdfast -L $loads rxe0 >"$log.client" 2>&1 </dev/null &
     pid=$!
-    until_ $LIMIT flows $pid
+    until_ $LIMIT says_or_gone $pid 'traffic flows'
     timeout -k 5 $LIMIT $1 || { note="$1 ended with $?"; ok=1; }
-    ended $pid && { note='the program did not live on'; ok=1; }
-    until_ $LIMIT died $pid
+    gone $pid && { note='the program did not live on'; ok=1; }
+    until_ $LIMIT says_or_gone $pid 'bring it back'
     rdma link add rxe0 type rxe netdev rx0
-    until_ $LIMIT ended $pid || { kill $pid; note='it does not end'; ok=1; }
+    until_ $LIMIT gone $pid || { kill $pid; note='it does not end'; ok=1; }
     wait $pid
     rc=$?
     [ $rc -eq 0 ] || { note="the program ended with $rc: $(tail -n 1 "$log.client")"; ok=1; }
