@@ -162,8 +162,7 @@ pub(crate) fn unregister(context: *const dyn Watched) {
     // ORDER: Release, partner is the Acquire in `run`.
     stop.store(true, Ordering::Release);
     sys::count(wake.as_raw());
-    // A callback of the application's may close a device on the watcher itself.
-    if handle.thread().id() != std::thread::current().id() && handle.join().is_err() {
+    if handle.join().is_err() {
         log::error!(
             "the thread that watches devices ended with a panic; this is a bug in holdfast, please report it"
         );
