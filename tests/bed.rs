@@ -140,6 +140,86 @@ fn many_who_know_a_device_outlive_it() {
     assert!(check(&output, "crowd").contains("1 rounds"));
 }
 
+/// What `verbs-death` says after any number of deaths, in ways and at moments of chance, when all is well. A program may be
+/// woken by the kernel that closes its channel before the event is there.
+const AFTER_DEATHS: &[(&str, &[&str])] = &[
+    ("late", &["post_send=0 post_recv=0 post_srq_recv=0 arm=0"]),
+    ("after_final", &["post_send=0 post_recv=0 post_srq_recv=0 arm=0"]),
+    (
+        "never_completed",
+        &[
+            "write=none send=none srq=none ud=none xrc=none atomic=none idle-block=none idle-poll=none idle-epoll=none \
+           idle-edge=none",
+        ],
+    ),
+    ("wrong", &["none"]),
+    ("statuses", &["none"]),
+    ("srq_receives", &["kept"]),
+    ("sleeper.block", &["event", "EIO, event"]),
+    ("sleeper.poll", &["event", "EIO, event", "ERR, EIO, event"]),
+    ("sleeper.epoll", &["event", "EIO, event", "ERR, EIO, event"]),
+    ("sleeper.edge", &["event", "EIO, event", "ERR, EIO, event"]),
+    ("qps", &["query_qp=ERR to_rts=EIO to_err=0 to_reset=0 to_init=EIO"]),
+    (
+        "calls",
+        &[
+            "create_cq=EIO create_qp=EIO create_srq=EIO reg_mr=EIO alloc_pd=EIO create_comp_channel=EIO resize_cq=EIO",
+        ],
+    ),
+    ("destroy_waits_for_acknowledgement", &["yes"]),
+    ("destroy", &["qp=0 ah=0 srq=0 cq=0 channel=0 xrcd=0 mr=0 pd=0 close=0"]),
+    ("left", &["fds=0 maps=0 threads=0"]),
+    ("events.remove", &["DEVICE_FATAL/0"]),
+    ("events.kill", &["DEVICE_FATAL/1,DEVICE_FATAL/0"]),
+    ("events.die", &["DEVICE_FATAL/1,DEVICE_FATAL/0"]),
+    ("events.die-alive", &["DEVICE_FATAL/1,DEVICE_FATAL/0"]),
+    ("events.error", &["DEVICE_FATAL/1,DEVICE_FATAL/0"]),
+    ("events.lost", &["none"]),
+    ("events.early-lost", &["DEVICE_FATAL/0"]),
+    ("events.final-lost", &["DEVICE_FATAL/1"]),
+    ("events.twice", &["DEVICE_FATAL/1,DEVICE_FATAL/1,DEVICE_FATAL/0,DEVICE_FATAL/0"]),
+    ("events.silence", &["DEVICE_FATAL/1,DEVICE_FATAL/0"]),
+    ("neighbour", &["goes_on=yes wrong=none statuses=none events=none"]),
+    ("resident", &["steady"]),
+];
+
+/// The sources of `verbs-death`.
+const DEATH: &[&str] =
+    &["death.c", "death-ledger.c", "death-load.c", "death-wait.c", "death-calls.c", "common.c"];
+
+/// `HOLDFAST_DEATHS`: how many; a thousand prove more than sixty.
+#[test]
+fn whatever_is_in_flight_ends_once_however_the_device_dies() {
+    if !c::wanted("deaths") {
+        return;
+    }
+    let deaths = std::env::var("HOLDFAST_DEATHS").unwrap_or_else(|_| "60".to_owned());
+    let client = BED.verbs_client("death", DEATH);
+    let mut command = BED.command(Provider::Holdfast, &client, "none");
+    command.env("HOLDFAST_SIM_DEVICES", "2").env("HOLDFAST_FLUSH_AFTER", "300");
+    command.args(["-a", "-o", "-L", "all", "-N", "mlx5_1", "-r", "100", "-l", "60", "-n", &deaths]);
+    command.args(["-p", "holdfast", "mlx5_0"]);
+    let text = check(&command.output().unwrap(), "deaths");
+    let said: Vec<_> = text.lines().filter_map(|l| l.strip_prefix("fact ")?.split_once(' ')).collect();
+    let names = |names: &mut dyn Iterator<Item = &str>| {
+        let mut names: Vec<_> = names.map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        names(&mut said.iter().map(|(name, _)| *name)),
+        names(&mut AFTER_DEATHS.iter().map(|(name, _)| *name))
+    );
+    for (name, values) in said {
+        let (_, known) = AFTER_DEATHS.iter().find(|(known, _)| *known == name).unwrap();
+        // Several values have each the number of deaths behind it: `VALUE (N of M), VALUE (N of M)`.
+        for value in values.split("), ") {
+            let value = value.split(" (").next().unwrap();
+            assert!(known.contains(&value), "{name}: {value}, of {known:?}\n{text}");
+        }
+    }
+}
+
 #[test]
 fn the_example_goes_on_with_another_device() {
     if !c::wanted("the example of failover") {

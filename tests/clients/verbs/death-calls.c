@@ -158,6 +158,7 @@ static int destroy_held(struct object *o, bool tell)
 	o->load->release = true;
 	pthread_join(t, NULL);
 	waiter_stop(o->load);
+	note("to destroy a CQ with an event that nobody acknowledged took %.3f s%s", d.took, waits ? "" : ", by itself");
 	/* Half a second is as long as it need wait. */
 	if (tell)
 		fact("destroy_waits_for_acknowledgement %s", waits || d.took > 0.3 ? "yes" : "no");
@@ -167,12 +168,18 @@ static int destroy_held(struct object *o, bool tell)
 static int destroy_one(struct object *o, bool tell)
 {
 	/* A CQ whose waiter still polls must not go; QPs may, whoever polls. */
-	if (o->load && o->load->has_event)
-		return destroy_held(o, tell);
-	if (o->load && o->load->keeps_event && o->load->waiting && tell)
-		fact("destroy_waits_for_acknowledgement nothing to acknowledge");
-	if (o->load)
-		waiter_stop(o->load);
+	struct load *l = o->load;
+	if (l && l->has_event && !l->release) {
+		l->no_polls = true;
+		while (!l->polls_no_more)
+			rest(1000);
+		if (o->it == l->held)
+			return destroy_held(o, tell);
+	} else if (l && l->waiting) {
+		waiter_stop(l);
+		if (tell && l->keeps_event && !l->has_event)
+			fact("destroy_waits_for_acknowledgement nothing to acknowledge");
+	}
 	return o->destroy(o->it);
 }
 

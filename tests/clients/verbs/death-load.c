@@ -79,8 +79,9 @@ static int modify(struct device *dev, struct load *l, struct ibv_qp *qp, enum ib
 								   .sgid_index = (uint8_t)set.gid_index };
 		}
 		if (!ud)
-			mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC |
-				IBV_QP_MIN_RNR_TIMER;
+			mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
+		if (!ud && qp->qp_type != IBV_QPT_XRC_SEND)
+			mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
 		break;
 	case IBV_QPS_RTS:
 		a.timeout = 18;

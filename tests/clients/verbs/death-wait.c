@@ -112,9 +112,13 @@ static bool take_events(struct load *l, const char *seen)
 			woke(l, "%s%s%sevent", seen, refused, *refused ? ", " : "");
 		if (l->kind == IDLE && l->keeps_event) {
 			/* The event stays unacknowledged while its CQ is polled on, until somebody waits to destroy that. */
+			l->held = cq;
 			l->has_event = true;
 			while (!l->release && !l->stop_waiting) {
-				load_drain(l);
+				if (l->no_polls)
+					l->polls_no_more = true;
+				else
+					load_drain(l);
 				rest(set.rest_us ? set.rest_us : 100);
 			}
 			ibv_ack_cq_events(cq, 1);

@@ -14,8 +14,8 @@
  *     it says `bring it back`   the device may return
  *     it says `over`
  *
- * With -a nobody orders: `final` is the kernel's own final event. In a process that has them (holdfast_sim_*), it lets the
- * device die by itself.
+ * With -a nobody orders: `final` is the kernel's own final event. On the native bed (holdfast_sim.h) it then lets the device
+ * die by itself, in a way of chance, and return.
  */
 #include "death.h"
 
@@ -232,6 +232,59 @@ static void await_order(const char *which)
 		read_orders(100);
 }
 
+/* ------------------------------------------------------------------ the native bed */
+
+int holdfast_sim_control(const char *command, char *answer, size_t room) __attribute__((weak));
+
+static bool by_itself(void)
+{
+	return automatic && holdfast_sim_control;
+}
+
+static void control(const char *command)
+{
+	char answer[256];
+	if (holdfast_sim_control(command, answer, sizeof(answer))) {
+		printf("FAIL '%s' is refused: %s\n", command, answer);
+		exit(1);
+	}
+}
+
+/* The steps by which a device goes; the last one is final. */
+static const struct way {
+	const char *name, *steps[3];
+	bool silent; /* no final event comes */
+} ways[] = {
+	{ "remove", { "remove" } },
+	{ "kill", { "kill" } },
+	{ "die", { "die", "fatal", "remove" } },
+	{ "die-alive", { "die alive", "fatal", "remove" } },
+	{ "error", { "fatal", "remove" } },
+	{ "lost", { "remove lost" }, true },
+	{ "early-lost", { "fatal lost", "remove" } },
+	{ "final-lost", { "fatal", "remove lost" }, true },
+	{ "twice", { "fatal twice", "remove twice" } },
+	{ "silence", { "silence", "fatal", "remove" } },
+};
+
+static const struct way *choose_way(unsigned round, struct chance *r)
+{
+	*r = chance_of(set.seed + round, 50);
+	return &ways[pick(r, ARRAY_SIZE(ways))];
+}
+
+/* All steps but the last, or the last. */
+static void take_steps(const struct way *way, struct chance *r, bool last)
+{
+	size_t n = 0;
+	while (n < ARRAY_SIZE(way->steps) && way->steps[n])
+		n++;
+	for (size_t i = last ? n - 1 : 0; i < (last ? n : n - 1); i++) {
+		rest((long)pick(r, 3000));
+		control(way->steps[i]);
+	}
+}
+
 /* ------------------------------------------------------------------ one death */
 
 static uint64_t owed(struct device *dev)
@@ -257,7 +310,8 @@ static void print_ledger(struct device *dev)
 			shared = ledger_sums(dev, name);
 			flushed_shared += shared.flushed;
 		}
-		note("ledger %s (%s, %s): %llu well, %llu retired, %llu flushed, %llu in error, %llu owed, %llu in the SRQ", l->name,
+		if (rounds == 1 || all.owed > shared.owed)
+			note("ledger %s (%s, %s): %llu well, %llu retired, %llu flushed, %llu in error, %llu owed, %llu in the SRQ", l->name,
 		     wait_names[l->wait], l->by_wr ? "ibv_wr" : "lists", (unsigned long long)all.well, (unsigned long long)all.retired,
 		     (unsigned long long)all.flushed, (unsigned long long)all.badly, (unsigned long long)(all.owed - shared.owed),
 		     (unsigned long long)shared.owed);
@@ -308,6 +362,14 @@ static void print_times(struct device *dev)
 	}
 }
 
+/* The last event is there as soon as its thread has had its turn, where the way has one. */
+static void await_event(struct device *dev, const struct way *way)
+{
+	double end = now() + set.limit;
+	while (!way->silent && !dev->final && now() < end)
+		rest(1000);
+}
+
 static void await_final(struct device *dev)
 {
 	double since = now();
@@ -327,16 +389,18 @@ static struct device *open_again(const char *name, uint64_t seed, bool small)
 			break;
 		char text[64];
 		snprintf(text, sizeof(text), "%s: %s", what, errname(errno));
-		if (!strstr(seen, text))
+		if (!strstr(seen, text)) {
 			append(seen, sizeof(seen), ", ", "%s", text);
+			note("not yet opened: %s", text);
+		}
 		device_destroy(dev, false);
 		if (now() > end) {
-			note("cannot be opened: %s", seen);
+			note("cannot be opened");
 			return NULL;
 		}
 		rest(20000);
 	}
-	note("opened %s%s%s", name, *seen ? "; before: " : "", seen);
+	note("opened %s", name);
 	return dev;
 }
 
@@ -371,6 +435,18 @@ static void use_again(uint64_t guid)
 	device_destroy(dev, false);
 }
 
+static void return_of(uint64_t guid)
+{
+	note("bring it back");
+	if (by_itself())
+		control("return");
+	/* Of many rounds, the next one is its use. */
+	if (rounds == 1)
+		use_again(guid);
+}
+
+static long resident_early, resident_last;
+
 static void one_death(unsigned round)
 {
 	struct holdings before = holdings();
@@ -383,16 +459,32 @@ static void one_death(unsigned round)
 	note("round %u: traffic flows", round);
 
 	bool is_final = false;
-	while (!dev->told && !(is_final = take_order("final")))
-		rest(1000);
-	note("round %u: told", round);
-	if (marks && !is_final)
-		await_order("marked");
+	struct chance chance;
+	const struct way *way = choose_way(round, &chance);
+	if (by_itself()) {
+		note("way: %s", way->name);
+		take_steps(way, &chance, false);
+		if (pick(&chance, 2)) {
+			take_steps(way, &chance, true);
+			is_final = true;
+		}
+		rest((long)pick(&chance, 3000));
+	} else {
+		while (!dev->told && !(is_final = take_order("final")))
+			rest(1000);
+		note("round %u: told", round);
+		if (marks && !is_final)
+			await_order("marked");
+	}
 	device_stop_posting(dev);
 	device_post_late(dev, text, sizeof(text));
 	fact("late %s", text);
-	if (!is_final)
+	if (by_itself() && !is_final)
+		take_steps(way, &chance, true);
+	else if (!is_final)
 		await_final(dev);
+	if (by_itself())
+		await_event(dev, way);
 	note("final");
 	pthread_mutex_lock(&dev->lock);
 	dev->all_flushed = dev->last_flush;
@@ -402,7 +494,7 @@ static void one_death(unsigned round)
 	double end = now() + set.limit;
 	while (owed(dev) && now() < end)
 		rest(2000);
-	fact("events %s", *dev->events ? dev->events : "none");
+	fact("events%s%s %s", by_itself() ? "." : "", by_itself() ? way->name : "", *dev->events ? dev->events : "none");
 	print_ledger(dev);
 	if (marks)
 		print_queues(dev);
@@ -411,19 +503,17 @@ static void one_death(unsigned round)
 	device_try_calls(dev);
 	/* The device that returns may be opened while objects of the dead one are still there, or after. */
 	bool first = (set.seed + round) & 1;
-	if (first && rounds == 1) {
-		note("bring it back");
-		use_again(guid);
-	}
+	if (first)
+		return_of(guid);
 	device_destroy(dev, true);
-	if (!(first && rounds == 1)) {
-		note("bring it back");
-		if (rounds == 1)
-			use_again(guid);
-	}
+	if (!first)
+		return_of(guid);
 	struct holdings after = holdings();
 	fact("left fds=%d maps=%d threads=%d", after.fds - before.fds, after.maps - before.maps, after.threads - before.threads);
 	note("resident %ld kB", after.resident_kb);
+	if (round <= 1 + rounds / 4)
+		resident_early = after.resident_kb;
+	resident_last = after.resident_kb;
 	note("round %u: over", round);
 }
 
@@ -523,11 +613,14 @@ int main(int argc, char **argv)
 		ledger_wrong(neighbour, wrong, sizeof(wrong));
 		note("neighbour: %llu completions, longest gap %.3f s", (unsigned long long)neighbour->completions,
 		     neighbour->longest_gap);
-		fact("neighbour goes_on=%s wrong=%s statuses=%s events=%s", neighbour->completions >= had + 20 ? "yes" : "no", wrong,
+		printf("fact neighbour goes_on=%s wrong=%s statuses=%s events=%s\n", neighbour->completions >= had + 20 ? "yes" : "no", wrong,
 		     *neighbour->statuses ? neighbour->statuses : "none", *neighbour->events ? neighbour->events : "none");
 		device_destroy(neighbour, false);
 	}
-	if (rounds > 1)
+	if (rounds > 1) {
 		print_facts();
+		/* Allocators have what they need after a few. */
+		printf("fact resident %s\n", resident_last - resident_early > 1024 ? "grows" : "steady");
+	}
 	return failed();
 }

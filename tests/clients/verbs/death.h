@@ -113,9 +113,10 @@ struct load {
 	pthread_t poster, waiter;
 	bool posting, waiting; /* the threads are there */
 	_Atomic bool stop_waiting, waiter_ended;
-	/* Idle loads: keeps what it got unacknowledged until `release`. */
+	/* Idle loads: keeps what it got unacknowledged until `release`; polls on until `no_polls`, and then says `polls_no_more`. */
 	bool keeps_event;
-	_Atomic bool has_event, release;
+	struct ibv_cq *held; /* whose event that is */
+	_Atomic bool has_event, no_polls, polls_no_more, release;
 	int epoll_fd;
 	/* How the sleeper woke after the death: "event", an errno; set once. */
 	_Atomic bool woken;
