@@ -24,6 +24,8 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use vhca::reader::Journal;
+
 /// Who serves the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Provider {
@@ -129,6 +131,47 @@ fn a_removal_is_what_the_kernel_shows() {
     let client = BED.client("removal");
     let output = BED.command(Provider::Stock, &client, "none").arg("200").output().unwrap();
     assert!(check(&output, "removal").contains("200 deaths"));
+}
+
+#[test]
+fn a_forked_child_has_devices_of_its_own() {
+    if !c::wanted("forks") {
+        return;
+    }
+    let client = BED.client("forked");
+    for provider in Provider::BOTH {
+        let output = BED.command(provider, &client, &own_net()).output().unwrap();
+        check(&output, &format!("forked with {provider:?}"));
+    }
+}
+
+/// What queues and memory saw, of a journal; commands and stores are each provider's own.
+fn essence(path: &Path) -> String {
+    let file = std::io::BufReader::new(std::fs::File::open(path).unwrap());
+    let mut journal = Journal::read(file).unwrap();
+    journal.entries.retain(|entry| matches!(entry.kind.as_str(), "wqe" | "receive" | "cqe" | "finding"));
+    journal.normal()
+}
+
+#[test]
+fn each_run_is_the_same_to_the_device_and_each_provider_too() {
+    if !c::wanted("journals") {
+        return;
+    }
+    let client = BED.client("steps");
+    let run = |provider, name: &str| {
+        let journal = BED.workshop.path().join(name);
+        let mut command = BED.command(provider, &client, "none");
+        command.env("HOLDFAST_SIM_ENGINE", "null").env("HOLDFAST_SIM_JOURNAL", &journal);
+        check(&command.output().unwrap(), name);
+        essence(&journal)
+    };
+    let stock = run(Provider::Stock, "stock");
+    assert!(!stock.contains("finding"), "{stock}");
+    // Eleven steps four times, six of them with a receive: a request, a completion, and with a receive two more.
+    assert_eq!(stock.lines().count(), 4 * (11 * 2 + 6 * 2));
+    assert_eq!(run(Provider::Stock, "again"), stock);
+    assert_eq!(run(Provider::Holdfast, "holdfast"), stock);
 }
 
 #[test]
@@ -242,12 +285,15 @@ fn the_example_goes_on_with_another_device() {
 }
 
 #[test]
-fn both_providers_say_the_same_of_a_device() {
-    let say = |provider| {
-        let output = BED.command(provider, "ibv_devinfo", "none").arg("-v").output().unwrap();
-        check(&output, &format!("ibv_devinfo with {provider:?}"))
+fn both_providers_say_the_same_of_a_device_however_they_find_it() {
+    let say = |provider, netlink| {
+        let mut command = BED.command(provider, "ibv_devinfo", "none");
+        let output = command.arg("-v").env("HOLDFAST_SIM_NETLINK", netlink).output().unwrap();
+        check(&output, &format!("ibv_devinfo with {provider:?}, netlink {netlink}"))
     };
-    let stock = say(Provider::Stock);
+    let stock = say(Provider::Stock, "on");
     assert!(stock.contains("mlx5_0") && stock.contains("PORT_ACTIVE"), "{stock}");
-    assert_eq!(say(Provider::Holdfast), stock);
+    assert_eq!(say(Provider::Stock, "off"), stock);
+    assert_eq!(say(Provider::Holdfast, "on"), stock);
+    assert_eq!(say(Provider::Holdfast, "off"), stock);
 }

@@ -11,6 +11,7 @@
  *   HOLDFAST_SIM_NET=NAME           processes of one user with the same name are on one wire ("default"); "none": this one is alone
  *   HOLDFAST_SIM_JOURNAL=PATH       what the devices saw, one line each; %p stands for the process's number
  *   HOLDFAST_SIM_SCRIPT=PATH        commands to run first, one a line (see holdfast_sim_control)
+ *   HOLDFAST_SIM_NETLINK=on|off     off: devices are found in sysfs alone, as where RDMA netlink is missing (on)
  *   HOLDFAST_SIM_PATIENCE=SECONDS   how long a command waits for a device that does not answer, before ETIMEDOUT (60)
  */
 #ifndef HOLDFAST_SIM_H

@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) journal: Option<PathBuf>,
     /// Commands to run first, one a line.
     pub(crate) script: Option<PathBuf>,
+    /// Whether devices are told by RDMA netlink, or only by sysfs as on old kernels.
+    pub(crate) netlink: bool,
     /// How long a command waits for a device that does not answer.
     pub(crate) patience: Duration,
 }
@@ -63,6 +65,12 @@ impl Config {
                 .map(Duration::from_secs)
                 .map_err(|_| format!("HOLDFAST_SIM_PATIENCE is a number of seconds, not '{seconds}'"))?,
         };
-        Ok(Config { engine, devices, net, journal, script: get("SCRIPT").map(PathBuf::from), patience })
+        let netlink = match text("NETLINK").as_deref() {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(other) => return Err(format!("HOLDFAST_SIM_NETLINK is 'on' or 'off', not '{other}'")),
+        };
+        let script = get("SCRIPT").map(PathBuf::from);
+        Ok(Config { engine, devices, net, journal, script, netlink, patience })
     }
 }

@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 
 use crate::driver::{self, ContextId};
 use crate::event::EventFile;
+use crate::netlink::Netlink;
 
 /// What a descriptor of ours is.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub(crate) enum File {
     Command(Arc<Opened>),
     /// An event file.
     Event(Arc<EventFile>),
+    /// An RDMA netlink socket.
+    Netlink(Arc<Netlink>),
 }
 
 /// One opening of a device, and the device's number; the last descriptor of it that is closed ends it.

@@ -5,7 +5,7 @@
 //!
 //! * `preload`: the C library's functions that are taken over; `next`: those functions themselves, and other system calls.
 //! * `files`: which descriptors of the process are ours; `event`: those that give events.
-//! * `sysfs`: what the program finds under `/sys/class/infiniband`.
+//! * `sysfs`: what the program finds under `/sys/class/infiniband`; `netlink`: what it is told when it asks the kernel.
 //! * `attrs`, `uapi`, `user`: commands as the program hands them over: attributes, structs, memory.
 //! * `driver`: the commands, the objects that they make, and faults. It drives devices of the crate `vhca`, which are in this
 //!   process, too, as the kernel's drivers drive those of a guest.
@@ -24,6 +24,7 @@ mod engine;
 mod event;
 mod files;
 mod net;
+mod netlink;
 mod next;
 mod null;
 pub mod preload;

@@ -88,6 +88,26 @@ next! {
     fopen(path: *const c_char, mode: *const c_char) -> *mut libc::FILE, std::ptr::null_mut();
     /// `socket(2)`.
     socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int, -1;
+    /// `bind(2)`.
+    bind(fd: c_int, address: *const libc::sockaddr, len: libc::socklen_t) -> c_int, -1;
+    /// `getsockname(2)`.
+    getsockname(fd: c_int, address: *mut libc::sockaddr, len: *mut libc::socklen_t) -> c_int, -1;
+    /// `setsockopt(2)`.
+    setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: libc::socklen_t) -> c_int, -1;
+    /// `sendmsg(2)`.
+    sendmsg(fd: c_int, message: *const libc::msghdr, flags: c_int) -> isize, -1;
+    /// `sendto(2)`.
+    sendto(
+        fd: c_int, from: *const c_void, len: usize, flags: c_int,
+        address: *const libc::sockaddr, address_len: libc::socklen_t
+    ) -> isize, -1;
+    /// `recvmsg(2)`.
+    recvmsg(fd: c_int, message: *mut libc::msghdr, flags: c_int) -> isize, -1;
+    /// `recvfrom(2)`.
+    recvfrom(
+        fd: c_int, to: *mut c_void, len: usize, flags: c_int,
+        address: *mut libc::sockaddr, address_len: *mut libc::socklen_t
+    ) -> isize, -1;
     /// `ioctl(2)`.
     ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int, -1;
     /// `mmap(2)`.
@@ -126,11 +146,14 @@ fn owned(fd: c_int) -> Result<OwnedFd, Errno> {
 
 /// A pair of datagram sockets, close-on-exec.
 pub(crate) fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socket_pair_with(libc::SOCK_CLOEXEC)
+}
+
+/// A pair of datagram sockets.
+pub(crate) fn socket_pair_with(flags: c_int) -> Result<(OwnedFd, OwnedFd), Errno> {
     let mut fds = [-1; 2];
     // SAFETY: the array has the two places that are filled.
-    let done = unsafe {
-        libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
-    };
+    let done = unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_DGRAM | flags, 0, fds.as_mut_ptr()) };
     if done < 0 {
         return Err(failed());
     }
@@ -146,11 +169,15 @@ pub(crate) fn duplicate(fd: RawFd) -> Result<OwnedFd, Errno> {
 
 /// Sends a datagram of one byte.
 pub(crate) fn send_byte(socket: RawFd) -> Result<(), Errno> {
-    let byte = 0u8;
-    // SAFETY: the byte lives here.
-    let sent =
-        unsafe { libc::send(socket, (&raw const byte).cast(), 1, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
-    if sent == 1 { Ok(()) } else { Err(failed()) }
+    send_bytes(socket, &[0])
+}
+
+/// Sends a datagram.
+pub(crate) fn send_bytes(socket: RawFd, bytes: &[u8]) -> Result<(), Errno> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the bytes live here.
+    let sent = unsafe { libc::send(socket, bytes.as_ptr().cast(), bytes.len(), flags) };
+    if usize::try_from(sent) == Ok(bytes.len()) { Ok(()) } else { Err(failed()) }
 }
 
 fn receive(socket: RawFd, flags: c_int) -> Result<(), Errno> {

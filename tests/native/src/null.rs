@@ -106,10 +106,10 @@ pub(crate) fn step() -> i32 {
             demand(driver);
             driver.run()
         });
+        steps += 1;
         if !pause.is_zero() {
             return steps;
         }
-        steps += 1;
     }
 }
 

@@ -5,9 +5,12 @@
 #![allow(unsafe_code, reason = "these are the C library's functions, with its pointers")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong, c_void};
+use std::os::fd::IntoRawFd;
+use std::ptr;
 use std::sync::Arc;
 
 use crate::files::{File, Opened};
+use crate::netlink::Netlink;
 use crate::next::{self, set_errno};
 use crate::{Errno, driver, files, sysfs, uapi, user};
 
@@ -162,6 +165,7 @@ unsafe fn give(fd: c_int, from: *const c_void, len: usize) -> isize {
         // SAFETY: the caller's contract.
         None => unsafe { next::write(fd, from, len) },
         Some(File::Event(_)) => fail(Errno(libc::EINVAL)) as isize,
+        Some(File::Netlink(socket)) => ask(&socket, from, len),
         Some(File::Command(opened)) => {
             let bytes = user::read_vec(from.expose_provenance() as u64, len.min(MOST));
             match bytes.and_then(|bytes| driver::write_command(opened.0, &bytes)) {
@@ -170,6 +174,61 @@ unsafe fn give(fd: c_int, from: *const c_void, len: usize) -> isize {
             }
         }
     }
+}
+
+/// Bytes of `struct sockaddr_nl`.
+const NETLINK_ADDRESS: libc::socklen_t = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+
+/// Puts the address of a netlink socket where the program wants one, as far as there is room.
+///
+/// # Safety
+/// Both are null, or `len` holds the room at `address`.
+unsafe fn put_address(port: u32, address: *mut libc::sockaddr, len: *mut libc::socklen_t) {
+    if address.is_null() || len.is_null() {
+        return;
+    }
+    // SAFETY: the caller's contract.
+    let room = unsafe { len.read() };
+    let mut bytes = (libc::AF_NETLINK as u16).to_ne_bytes().to_vec();
+    bytes.extend([0, 0]);
+    bytes.extend(port.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.truncate(room.min(NETLINK_ADDRESS) as usize);
+    // SAFETY: the caller's contract; cut to the room.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), address.cast(), bytes.len()) };
+    // SAFETY: the caller's contract.
+    unsafe { len.write(NETLINK_ADDRESS) };
+}
+
+/// A request to the kernel.
+fn ask(socket: &Netlink, from: *const c_void, len: usize) -> isize {
+    let bytes = user::read_vec(from.expose_provenance() as u64, len.min(MOST));
+    match bytes.and_then(|bytes| socket.send(&bytes)) {
+        Ok(()) => len.cast_signed(),
+        Err(errno) => fail(errno) as isize,
+    }
+}
+
+/// As [`ask`], in pieces.
+///
+/// # Safety
+/// `message` is one of `sendmsg`.
+unsafe fn ask_by_message(socket: &Netlink, message: *const libc::msghdr) -> isize {
+    // SAFETY: the caller's contract.
+    let message = unsafe { message.read() };
+    let (pieces, count) = (message.msg_iov, message.msg_iovlen);
+    let mut whole = Vec::new();
+    for at in 0..count {
+        // SAFETY: the caller's contract: there are so many.
+        let piece = unsafe { pieces.add(at) };
+        // SAFETY: as above.
+        let piece = unsafe { piece.read() };
+        match user::read_vec(piece.iov_base.expose_provenance() as u64, piece.iov_len.min(MOST)) {
+            Ok(bytes) => whole.extend(bytes),
+            Err(errno) => return fail(errno) as isize,
+        }
+    }
+    ask(socket, whole.as_ptr().cast(), whole.len())
 }
 
 /// No command is longer.
@@ -335,13 +394,124 @@ take_over! {
         unsafe { next::readlink(place.as_ptr(), to, len) }
     }
 
-    /// `socket(2)`: there is no RDMA netlink, so that devices are looked for in sysfs.
+    /// `socket(2)`.
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
         if domain == libc::AF_NETLINK && protocol == libc::NETLINK_RDMA {
-            return fail(Errno(libc::EPROTONOSUPPORT));
+            if !driver::has_netlink() {
+                return fail(Errno(libc::EPROTONOSUPPORT));
+            }
+            return match Netlink::new(kind & (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK)) {
+                Ok((socket, fd)) => {
+                    files::insert_owned(&fd, File::Netlink(socket));
+                    fd.into_raw_fd()
+                }
+                Err(errno) => fail(errno),
+            };
         }
         // SAFETY: the caller's contract.
         unsafe { next::socket(domain, kind, protocol) }
+    }
+
+    /// `bind(2)`: an RDMA netlink socket has its address already.
+    fn bind(fd: c_int, address: *const libc::sockaddr, len: libc::socklen_t) -> c_int {
+        match files::get(fd) {
+            Some(File::Netlink(_)) => 0,
+            // SAFETY: the caller's contract.
+            _ => unsafe { next::bind(fd, address, len) },
+        }
+    }
+
+    /// `getsockname(2)`.
+    fn getsockname(fd: c_int, address: *mut libc::sockaddr, len: *mut libc::socklen_t) -> c_int {
+        match files::get(fd) {
+            Some(File::Netlink(_)) => {
+                // SAFETY: the caller's contract.
+                unsafe { put_address(next::process().cast_unsigned(), address, len) };
+                0
+            }
+            // SAFETY: the caller's contract.
+            _ => unsafe { next::getsockname(fd, address, len) },
+        }
+    }
+
+    /// `setsockopt(2)`: what an RDMA netlink socket is asked for beyond buffers changes nothing here.
+    fn setsockopt(
+        fd: c_int,
+        level: c_int,
+        name: c_int,
+        value: *const c_void,
+        len: libc::socklen_t
+    ) -> c_int {
+        match files::get(fd) {
+            Some(File::Netlink(_)) if level == libc::SOL_NETLINK => 0,
+            // SAFETY: the caller's contract.
+            _ => unsafe { next::setsockopt(fd, level, name, value, len) },
+        }
+    }
+
+    /// `sendmsg(2)`.
+    fn sendmsg(fd: c_int, message: *const libc::msghdr, flags: c_int) -> isize {
+        match files::get(fd) {
+            // SAFETY: the caller's contract.
+            Some(File::Netlink(socket)) => unsafe { ask_by_message(&socket, message) },
+            // SAFETY: the caller's contract.
+            _ => unsafe { next::sendmsg(fd, message, flags) },
+        }
+    }
+
+    /// `sendto(2)`.
+    fn sendto(
+        fd: c_int,
+        from: *const c_void,
+        len: usize,
+        flags: c_int,
+        address: *const libc::sockaddr,
+        address_len: libc::socklen_t
+    ) -> isize {
+        match files::get(fd) {
+            Some(File::Netlink(socket)) => ask(&socket, from, len),
+            // SAFETY: the caller's contract.
+            _ => unsafe { next::sendto(fd, from, len, flags, address, address_len) },
+        }
+    }
+
+    /// `recvmsg(2)`: what an RDMA netlink socket gives came from the kernel.
+    fn recvmsg(fd: c_int, message: *mut libc::msghdr, flags: c_int) -> isize {
+        // SAFETY: the caller's contract.
+        let received = unsafe { next::recvmsg(fd, message, flags) };
+        if let Some(File::Netlink(_)) = files::get(fd).filter(|_| received >= 0) {
+            // SAFETY: the caller's contract.
+            let name = unsafe { message.read() }.msg_name;
+            // SAFETY: as above.
+            let len = unsafe { &raw mut (*message).msg_namelen };
+            // SAFETY: as above. The system has written over the room that the name has; nobody gives less.
+            unsafe { len.write(NETLINK_ADDRESS) };
+            // SAFETY: as above.
+            unsafe { put_address(0, name.cast(), len) };
+        }
+        received
+    }
+
+    /// `recvfrom(2)`: likewise.
+    fn recvfrom(
+        fd: c_int,
+        to: *mut c_void,
+        len: usize,
+        flags: c_int,
+        address: *mut libc::sockaddr,
+        address_len: *mut libc::socklen_t
+    ) -> isize {
+        let Some(File::Netlink(_)) = files::get(fd) else {
+            // SAFETY: the caller's contract.
+            return unsafe { next::recvfrom(fd, to, len, flags, address, address_len) };
+        };
+        // SAFETY: the caller's contract, but for the address, which is put there below.
+        let received = unsafe { next::recvfrom(fd, to, len, flags, ptr::null_mut(), ptr::null_mut()) };
+        if received >= 0 {
+            // SAFETY: the caller's contract.
+            unsafe { put_address(0, address, address_len) };
+        }
+        received
     }
 
     /// `ioctl(2)`.

@@ -292,6 +292,11 @@ pub(crate) fn exists(number: u32) -> bool {
     with(|driver| driver.devices.get(number).is_some_and(|device| device.present))
 }
 
+/// Is RDMA netlink there?
+pub(crate) fn has_netlink() -> bool {
+    with(|driver| driver.config.netlink)
+}
+
 /// Opens a device by its uverbs number.
 pub(crate) fn open(number: u32) -> Result<ContextId, Errno> {
     let number = usize::try_from(number).unwrap_or(usize::MAX);
