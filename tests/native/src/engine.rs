@@ -64,8 +64,9 @@ pub(crate) fn start() {
 
 fn run(mut net: Option<Net>) {
     next::precise_sleep();
+    let mut ready = true;
     loop {
-        let mut arrivals = net.as_mut().map(Net::receive).unwrap_or_default();
+        let mut arrivals = net.as_mut().filter(|_| ready).map(Net::receive).unwrap_or_default();
         let mut pause = driver::with(|driver| pump(driver, net.as_mut(), &mut arrivals));
         if pause == IDLE {
             let mut wanted = WANTED.lock();
@@ -75,10 +76,10 @@ fn run(mut net: Option<Net>) {
             }
             pause = Duration::ZERO;
         }
-        match net.as_mut() {
+        ready = match net.as_mut() {
             Some(net) => net.wait(pause),
             None => next::wait(&mut [], pause),
-        }
+        };
     }
 }
 

@@ -276,14 +276,18 @@ impl Net {
         arrivals
     }
 
-    /// Waits until something comes in, or can go out that could not, at most so long.
-    pub(crate) fn wait(&mut self, pause: Duration) {
+    /// Waits until something comes in, or can go out that could not, at most so long; says whether something did.
+    pub(crate) fn wait(&mut self, pause: Duration) -> bool {
         let mut fds = vec![libc::pollfd { fd: self.listener.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
         for peer in self.incoming.values().chain(self.outgoing.values()) {
             let events = if peer.unsent.is_empty() { libc::POLLIN } else { libc::POLLIN | libc::POLLOUT };
             fds.push(libc::pollfd { fd: peer.stream.as_raw_fd(), events, revents: 0 });
         }
-        next::wait(&mut fds, pause);
+        let ready = next::wait(&mut fds, pause);
+        if !ready {
+            return false;
+        }
         self.incoming.values_mut().chain(self.outgoing.values_mut()).for_each(Peer::flush);
+        true
     }
 }

@@ -215,6 +215,12 @@ pub(crate) fn memory_file(len: u64) -> Result<OwnedFd, Errno> {
     if unsafe { libc::ftruncate(file.as_raw_fd(), len) } < 0 { Err(failed()) } else { Ok(file) }
 }
 
+/// Locks a file for as long as it is open; `false`: somebody else has.
+pub(crate) fn lock(file: &std::fs::File) -> bool {
+    // SAFETY: no pointers.
+    unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) == 0 }
+}
+
 /// Maps a page of a file where the program wants it, or anywhere.
 pub(crate) fn map_shared(
     at: *mut c_void,
@@ -293,14 +299,17 @@ pub(crate) fn peer_user(socket: RawFd) -> Option<u32> {
     (done == 0).then_some(peer.uid)
 }
 
-/// Waits for descriptors, at most so long.
-pub(crate) fn wait(fds: &mut [libc::pollfd], pause: Duration) {
+/// Waits for descriptors, at most so long; says whether one is ready.
+pub(crate) fn wait(fds: &mut [libc::pollfd], pause: Duration) -> bool {
     let time = libc::timespec {
         tv_sec: libc::time_t::try_from(pause.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: pause.subsec_nanos().into(),
     };
-    // SAFETY: descriptors and time live here. Whatever it says, everything is looked at again.
-    unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const time, std::ptr::null()) };
+    // SAFETY: descriptors and time live here.
+    let ready = unsafe {
+        libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, &raw const time, std::ptr::null())
+    };
+    ready > 0
 }
 
 /// Lets this thread's sleeps be as short as they are asked for.

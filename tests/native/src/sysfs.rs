@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use crate::driver::{self, Listed};
+use crate::next;
 
 const CLASSES: [&[u8]; 2] = [b"/sys/class/infiniband", b"/sys/class/infiniband_verbs"];
 const NODES: &[u8] = b"/dev/infiniband/uverbs";
@@ -29,6 +30,8 @@ pub(crate) const FIRST_MINOR: u32 = 192;
 struct Tree {
     root: PathBuf,
     shown: BTreeMap<usize, Listed>,
+    /// Says that it is in use.
+    _lock: fs::File,
 }
 
 /// The tree, and the process that made it.
@@ -105,22 +108,33 @@ fn make(devices: &[Listed]) -> io::Result<Tree> {
     // Where it costs least, if that is allowed.
     let places = [PathBuf::from("/dev/shm"), std::env::temp_dir()];
     let root = places.iter().map(|place| make_root(place)).find(|root| root.is_ok());
-    let root = root.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))?;
+    let (root, lock) = root.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))?;
     for class in ["infiniband", "infiniband_verbs"] {
         fs::create_dir_all(root.join("class").join(class))?;
     }
     write(&root, "class/infiniband_verbs/abi_version", "6")?;
-    let mut tree = Tree { root, shown: BTreeMap::new() };
+    let mut tree = Tree { root, shown: BTreeMap::new(), _lock: lock };
     tree.fill(devices)?;
     Ok(tree)
 }
 
-fn make_root(place: &Path) -> io::Result<PathBuf> {
-    let root = place.join(format!("holdfast-sim-{}", std::process::id()));
-    // One that a process of this number left behind.
-    let _ = fs::remove_dir_all(&root);
+const NAME: &str = "holdfast-sim-";
+/// A file that the process which made a tree keeps locked.
+const LOCK: &str = "lock";
+
+fn make_root(place: &Path) -> io::Result<(PathBuf, fs::File)> {
+    let root = place.join(format!("{NAME}{}", std::process::id()));
+    // What processes that were killed left behind: nobody holds its lock. Another user's is not in the way.
+    for entry in fs::read_dir(place)?.flatten() {
+        let is_tree = entry.file_name().to_str().is_some_and(|name| name.starts_with(NAME));
+        if is_tree && fs::File::open(entry.path().join(LOCK)).is_ok_and(|lock| next::lock(&lock)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
     fs::DirBuilder::new().mode(0o700).create(&root)?;
-    Ok(root)
+    let lock = fs::File::create_new(root.join(LOCK))?;
+    next::lock(&lock);
+    Ok((root, lock))
 }
 
 fn write(root: &Path, name: impl AsRef<Path>, text: &str) -> io::Result<()> {
