@@ -199,9 +199,9 @@ const AFTER_DEATHS: &[(&str, &[&str])] = &[
     ("statuses", &["none"]),
     ("srq_receives", &["kept"]),
     ("sleeper.block", &["event", "EIO, event"]),
-    ("sleeper.poll", &["event", "EIO, event", "ERR, EIO, event"]),
-    ("sleeper.epoll", &["event", "EIO, event", "ERR, EIO, event"]),
-    ("sleeper.edge", &["event", "EIO, event", "ERR, EIO, event"]),
+    ("sleeper.poll", &["event", "EIO, event", "ERR, event", "ERR, EIO, event"]),
+    ("sleeper.epoll", &["event", "EIO, event", "ERR, event", "ERR, EIO, event"]),
+    ("sleeper.edge", &["event", "EIO, event", "ERR, event", "ERR, EIO, event"]),
     ("qps", &["query_qp=ERR to_rts=EIO to_err=0 to_reset=0 to_init=EIO"]),
     (
         "calls",
