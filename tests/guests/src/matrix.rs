@@ -40,15 +40,6 @@ impl Bed {
         }
     }
 
-    /// The providers that its cases know by default.
-    fn provider(self) -> Provider {
-        match self {
-            Self::Rxe => Provider::Both,
-            // What holdfast does with mlx5 is not built yet: the bed itself is on trial.
-            Self::Hca => Provider::Stock,
-        }
-    }
-
     fn cannot(self) -> &'static str {
         match self {
             Self::Rxe => "stock-cannot.txt",
@@ -69,9 +60,8 @@ pub(crate) struct MatrixArgs {
     /// All four by default
     #[arg(long)]
     suite: Vec<Suite>,
-    /// Both by default; stock alone on virtual ConnectX
-    #[arg(long, value_enum)]
-    provider: Option<Provider>,
+    #[arg(long, value_enum, default_value = "both")]
+    provider: Provider,
     /// Only cases whose names match, as the shell matches
     #[arg(long, value_name = "GLOB", default_value = "*")]
     case: String,
@@ -102,8 +92,7 @@ struct Json<'a> {
 /// Gives the exit status: 0 when no cell failed.
 pub(crate) fn matrix(args: &MatrixArgs) -> Result<u8> {
     let started = Instant::now();
-    let provider = args.provider.unwrap_or(args.bed.provider());
-    let provider_dir = match (&args.provider_dir, provider) {
+    let provider_dir = match (&args.provider_dir, args.provider) {
         (Some(dir), _) => dir.canonicalize().with_context(|| format!("--provider-dir {}", dir.display()))?,
         (None, Provider::Stock) => portable::dir()?,
         (None, _) => portable::build()?,
@@ -128,7 +117,7 @@ pub(crate) fn matrix(args: &MatrixArgs) -> Result<u8> {
                 loop {
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some(root) = next else { break };
-                    let cells = one_suite(&root, args, provider, hca.clone(), &provider_dir, &cannot);
+                    let cells = one_suite(&root, args, hca.clone(), &provider_dir, &cannot);
                     done.lock().unwrap_or_else(PoisonError::into_inner).push(cells);
                 }
             });
@@ -145,7 +134,6 @@ pub(crate) fn matrix(args: &MatrixArgs) -> Result<u8> {
 fn one_suite(
     root: &Root,
     args: &MatrixArgs,
-    provider: Provider,
     hca: Option<hca::Wanted>,
     provider_dir: &Path,
     cannot: &Cannot,
@@ -165,7 +153,7 @@ fn one_suite(
         spec.share(provider_dir)?;
     }
     spec.hca = hca;
-    let (provider, bed) = (provider.to_possible_value(), args.bed.to_possible_value());
+    let (provider, bed) = (args.provider.to_possible_value(), args.bed.to_possible_value());
     let (provider, bed) = provider.zip(bed).context("a value has a name")?;
     let words = [
         "env",

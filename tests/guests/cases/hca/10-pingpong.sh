@@ -4,7 +4,7 @@ pingpong() { # NAME VARIANTS TOOL ARGUMENT...
     local name=$1 variants=$2
     shift 2
     register "$name" "$variants" "pingpong_cell \$variant mlx5_1 $*"
-    register "$name-loop" "$variants" "pingpong_cell \$variant mlx5_0 $*"
+    register "$name-loop" "$BOTH" "pingpong_cell \$variant mlx5_0 $*"
 }
 pingpong_cell() { # VARIANT CLIENT-DEVICE TOOL ARGUMENT...
     local variant=$1 device=$2 tool=$3
@@ -15,10 +15,10 @@ pingpong_cell() { # VARIANT CLIENT-DEVICE TOOL ARGUMENT...
 
 # -c: what is received is compared with what was sent.
 for type in rc uc ud srq; do
-    pingpong pingpong-$type "$BOTH" ibv_${type}_pingpong -n 100 -c
+    pingpong pingpong-$type "$ALL4" ibv_${type}_pingpong -n 100 -c
     pingpong pingpong-$type-events "$BOTH" ibv_${type}_pingpong -n 100 -c -e
 done
-pingpong pingpong-xsrq "$BOTH" ibv_xsrq_pingpong -n 100
+pingpong pingpong-xsrq "$ALL4" ibv_xsrq_pingpong -n 100
 pingpong pingpong-xsrq-events "$BOTH" ibv_xsrq_pingpong -n 100 -e
 full_only
 pingpong pingpong-rc-big "$BOTH" ibv_rc_pingpong -n 10 -s 1000000 -m 4096 -c

@@ -1,10 +1,11 @@
-# perftest: server on mlx5_0, client on mlx5_1; "-loop": both on mlx5_0. What it sends is not looked at (a pingpong's is).
+# perftest: server on mlx5_0, client on mlx5_1; "-loop": both on mlx5_0. It links libmlx5, so holdfast is preloaded as
+# well. What it sends is not looked at (a pingpong's is).
 
 perftest() { # NAME VARIANTS TOOL ARGUMENT...
     local name=perftest-$1 variants=$2
     shift 2
     register "$name" "$variants" "perftest_cell \$variant mlx5_1 $*"
-    register "$name-loop" "$variants" "perftest_cell \$variant mlx5_0 $*"
+    register "$name-loop" "$BOTH" "perftest_cell \$variant mlx5_0 $*"
 }
 perftest_cell() { # VARIANT CLIENT-DEVICE TOOL ARGUMENT...
     local variant=$1 device=$2 tool=$3
@@ -16,7 +17,7 @@ perftest_cell() { # VARIANT CLIENT-DEVICE TOOL ARGUMENT...
 
 # Iterations are few: under emulation one may take milliseconds.
 for verb in write send read atomic; do
-    perftest $verb-bw "$BOTH" ib_${verb}_bw -n 100
+    perftest $verb-bw "$ALL4" ib_${verb}_bw -n 100
     perftest $verb-lat "$BOTH" ib_${verb}_lat -n 50
 done
 perftest write-bw-uc "$BOTH" ib_write_bw -c UC -n 100 -s 4096
