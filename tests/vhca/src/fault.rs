@@ -33,6 +33,7 @@
 //! ```
 
 use crate::device::Device;
+use crate::journal::Record;
 use crate::objects::cq::Syndrome as CompletionSyndrome;
 use crate::objects::eq::{EventType, PortChange};
 use crate::objects::qp::State;
@@ -173,7 +174,7 @@ impl World {
             }
         };
         if words.first() != Some(&"objects") {
-            self.env.record(index, &crate::journal::Record::Fault(line));
+            self.env.record(index, &Record::Fault(line));
         }
         Ok(answer)
     }

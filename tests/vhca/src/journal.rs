@@ -9,7 +9,8 @@ use std::path::Path;
 
 use crate::objects::cq::{Completion, Kind};
 use crate::objects::eq::EventType;
-use crate::wqe::{self, Data, Operation, Request};
+use crate::prm;
+use crate::wqe::{self, Data, Operation, Request, Sge};
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub(crate) enum Record<'a> {
     /// A work request could not be decoded or was flushed: only its place and opcode are known.
     Refused { qpn: u32, index: u16, opcode: u8, outcome: &'a str },
     /// A receive work request was used.
-    Received { qpn: u32, srqn: Option<u32>, index: u16, len: u64 },
+    Received { qpn: u32, srqn: Option<u32>, index: u16, len: u64, list: &'a [Sge] },
     /// A completion was written.
     Completion { cqn: u32, index: u32, completion: &'a Completion },
     /// An event was raised.
@@ -54,17 +55,18 @@ impl Display for Record<'_> {
                 write!(f, "wqe qp={qpn} index={index} op={name} ds={} signaled={signaled}", control.ds)?;
                 write!(f, " solicited={} fence={}", u8::from(control.solicited), control.fence)?;
                 describe(f, request)?;
-                write!(f, " outcome={outcome}")
+                write!(f, " rest={} outcome={outcome}", Hex(trimmed(&request.rest)))
             }
             Record::Refused { qpn, index, opcode, outcome } => {
                 write!(f, "wqe qp={qpn} index={index} op={} outcome={outcome}", wqe::opcode_name(*opcode))
             }
-            Record::Received { qpn, srqn, index, len } => {
+            Record::Received { qpn, srqn, index, len, list } => {
                 write!(f, "receive qp={qpn}")?;
                 if let Some(srqn) = srqn {
                     write!(f, " srq={srqn}")?;
                 }
-                write!(f, " index={index} len={len}")
+                write!(f, " index={index} len={len}")?;
+                list.iter().try_for_each(|piece| describe_sge(f, piece))
             }
             Record::Completion { cqn, index, completion } => {
                 let Completion { kind, qpn, counter, length, .. } = completion;
@@ -79,12 +81,12 @@ impl Display for Record<'_> {
             }
             Record::Event { eqn, event, subtype, data } => {
                 write!(f, "eqe eq={eqn} type={} subtype={subtype}", event.name())?;
-                let number = crate::prm::be32(data, 24);
+                let number = prm::be32(data, 24);
                 match event {
                     EventType::Completion => write!(f, " cq={number}"),
-                    EventType::CqError => write!(f, " cq={}", crate::prm::be32(data, 0)),
+                    EventType::CqError => write!(f, " cq={}", prm::be32(data, 0)),
                     EventType::PortChange => Ok(()),
-                    EventType::CommandDone => write!(f, " slots={:#x}", crate::prm::be32(data, 0)),
+                    EventType::CommandDone => write!(f, " slots={:#x}", prm::be32(data, 0)),
                     EventType::SrqLimit | EventType::SrqCatastrophe => write!(f, " srq={number}"),
                     _ => write!(f, " qp={number}"),
                 }
@@ -129,16 +131,38 @@ fn describe(f: &mut Formatter<'_>, request: &Request) -> fmt::Result {
         Operation::Read(remote) => write!(f, " raddr={:#x} rkey={:#x}", remote.address, remote.key)?,
         Operation::Atomic { remote, .. } => write!(f, " raddr={:#x} rkey={:#x}", remote.address, remote.key)?,
         Operation::Register(change) => {
-            write!(f, " mkey={:#x} flags={:#x} mask={:#x}", change.key, change.flags, change.mask)?
+            write!(f, " mkey={:#x} flags={:#x} mask={:#x}", change.key, change.flags, change.mask)?;
+            let context = &change.context;
+            if change.mask & wqe::mask::QPN != 0 {
+                write!(f, " qpn={}", prm::be32(context, 4) >> 8)?;
+            }
+            if change.mask & wqe::mask::START_ADDRESS != 0 {
+                write!(f, " addr={:#x}", prm::be64(context, 16))?;
+            }
+            let Data::Inline(entries) = &change.translation else { return Ok(()) };
+            for entry in entries.chunks_exact(16) {
+                let (len, key, addr) = (prm::be32(entry, 0), prm::be32(entry, 4), prm::be64(entry, 8));
+                write!(f, " addr={addr:#x} key={key:#x} len={len}")?;
+            }
         }
     }
     for piece in &request.data {
         match piece {
-            Data::Memory(sge) => write!(f, " addr={:#x} key={:#x} len={}", sge.address, sge.key, sge.length)?,
+            Data::Memory(sge) => describe_sge(f, sge)?,
             Data::Inline(bytes) => write!(f, " inline={}", bytes.len())?,
         }
     }
     Ok(())
+}
+
+fn describe_sge(f: &mut Formatter<'_>, sge: &Sge) -> fmt::Result {
+    write!(f, " addr={:#x} key={:#x} len={}", sge.address, sge.key, sge.length)
+}
+
+/// Without the zeros at the end.
+fn trimmed(bytes: &[u8]) -> &[u8] {
+    let len = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    bytes.get(..len).unwrap_or(bytes)
 }
 
 fn kind_name(kind: Kind) -> &'static str {

@@ -52,7 +52,8 @@ enum Command {
     /// Print a journal, or answer a question about it.
     ///
     /// Questions: `stores after SECONDS`, `wqes of DEVICE QP` (as `wqes of d0 70`), `once` (prints work requests that
-    /// ended more than once; fails if there are some), `findings` (fails if there are some), `kind NAME`.
+    /// ended more than once; fails if there are some), `findings` (fails if there are some), `kind NAME`, `queues after
+    /// MARK` (what was done with each queue up to the next mark, so that two runs can be compared).
     Journal {
         /// The journal.
         path: PathBuf,
@@ -120,6 +121,11 @@ fn main() -> anyhow::Result<ExitCode> {
 /// Answers a question about a journal; the status says whether what should not be there is.
 fn ask(journal: &Journal, normal: bool, query: &str) -> anyhow::Result<ExitCode> {
     let words: Vec<&str> = query.split_whitespace().collect();
+    if let ["queues", "after", mark] = words.as_slice() {
+        let text = journal.queues(mark).with_context(|| format!("there is no mark {mark}"))?;
+        write!(io::stdout(), "{text}")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let (entries, wanted): (Vec<&Entry>, bool) = match words.as_slice() {
         [] => (journal.entries.iter().collect(), true),
         ["stores", "after", seconds] => {

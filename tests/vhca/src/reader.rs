@@ -164,7 +164,7 @@ impl Journal {
 
 /// Names for numbers: the n-th of its class that was seen.
 #[derive(Debug, Default)]
-struct Names {
+pub(crate) struct Names {
     seen: BTreeMap<(String, String), usize>,
     count: BTreeMap<String, usize>,
 }
@@ -179,12 +179,14 @@ impl Names {
         format!("{class}#{name}")
     }
 
-    fn normal(&mut self, entry: &Entry, name: &str, value: &str) -> String {
+    /// A field's value without what differs from run to run.
+    pub(crate) fn normal(&mut self, entry: &Entry, name: &str, value: &str) -> String {
         let device = entry.device;
         match name {
             "qp" | "qpn" => self.name(&format!("qp{device}"), value),
-            "cq" | "eq" | "srq" | "uar" => self.name(&format!("{name}{device}"), value),
+            "cq" | "eq" | "srq" | "uar" | "pd" => self.name(&format!("{name}{device}"), value),
             "key" | "rkey" | "mkey" | "invalidate" => self.name("key", value),
+            "immediate" if entry.get("kind") == Some("recv_inv") => self.name("key", value),
             // Where in its page an address is stays: alignment is a part of what two providers may differ in.
             "addr" | "raddr" => match value
                 .strip_prefix("0x")

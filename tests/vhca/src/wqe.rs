@@ -13,6 +13,33 @@ pub const MAX_BYTES: usize = 63 * 16;
 const INLINE: u32 = 0x8000_0000;
 const EXTENDED_AV: u32 = 0x8000_0000;
 
+/// Bits of a registration's mask.
+pub(crate) mod mask {
+    pub(crate) const LENGTH: u64 = 1 << 0;
+    pub(crate) const LOG_PAGE_SIZE: u64 = 1 << 1;
+    pub(crate) const START_ADDRESS: u64 = 1 << 6;
+    pub(crate) const PD: u64 = 1 << 7;
+    pub(crate) const QPN: u64 = 1 << 14;
+    pub(crate) const ACCESS: u64 = 0x1f << 17;
+    pub(crate) const FREE: u64 = 1 << 29;
+}
+
+/// The bytes of the key context in a registration that no field tells, and the mask's bits without which the device does not
+/// read them; none: it never does, or a field tells them (queue pair and key, whose low byte is what the driver happened to
+/// give out; start address).
+const CONTEXT: &[(u64, usize, usize)] = &[
+    (mask::FREE, 0, 1),
+    (0, 1, 1),
+    (mask::ACCESS, 2, 1),
+    (0, 3, 9),
+    (mask::PD, 12, 4),
+    (0, 16, 8),
+    (mask::LENGTH, 24, 8),
+    (0, 32, 27),
+    (mask::LOG_PAGE_SIZE, 59, 1),
+    (0, 60, 4),
+];
+
 /// The service a queue pair gives, which says what segments its work requests have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
@@ -220,6 +247,8 @@ pub struct Request {
     pub operation: Operation,
     /// The data to send, or where to put what comes back.
     pub data: Vec<Data>,
+    /// The work request's bytes, zeroed where the other fields tell them or where nobody reads them.
+    pub rest: Vec<u8>,
 }
 
 /// Why a work request cannot be executed.
@@ -272,28 +301,44 @@ pub fn opcode_name(code: u8) -> &'static str {
 /// Says why the bytes are no work request that this service executes.
 pub fn decode(service: Service, bytes: &[u8]) -> Result<Request, Malformed> {
     let control = Control::read(bytes);
-    let mut rest =
-        Segments { bytes: bytes.get(..usize::from(control.ds) * 16).ok_or(Malformed::Segments)?, at: 0 };
+    let bytes = bytes.get(..usize::from(control.ds) * 16).ok_or(Malformed::Segments)?;
+    let mut rest = Segments { bytes, at: 0, rest: bytes.to_vec() };
     rest.take(16)?;
+    // All but the modifier, the flags and what no request has.
+    rest.told(1, 7);
     if !allows(service, control.opcode) {
         return Err(Malformed::Opcode);
     }
     let mut srqn = None;
     if service == Service::XrcInitiator && control.opcode != opcode::NOP && control.opcode != opcode::UMR {
         srqn = Some(be32(rest.take(16)?, 0) & 0xff_ffff);
+        rest.told(16, 4);
     }
     let mut responds = false;
     let operation = match control.opcode {
-        opcode::NOP => return Ok(Request { control, srqn, operation: Operation::Nop, data: Vec::new() }),
-        opcode::SEND | opcode::SEND_IMMEDIATE | opcode::SEND_INVALIDATE => Operation::Send {
-            immediate: (control.opcode == opcode::SEND_IMMEDIATE).then_some(control.immediate),
-            invalidate: (control.opcode == opcode::SEND_INVALIDATE).then_some(control.immediate),
-            address: if service == Service::Ud { Some(rest.address()?) } else { None },
-        },
-        opcode::WRITE | opcode::WRITE_IMMEDIATE => Operation::Write {
-            remote: rest.remote()?,
-            immediate: (control.opcode == opcode::WRITE_IMMEDIATE).then_some(control.immediate),
-        },
+        opcode::NOP => {
+            let rest = rest.rest;
+            return Ok(Request { control, srqn, operation: Operation::Nop, data: Vec::new(), rest });
+        }
+        opcode::SEND | opcode::SEND_IMMEDIATE | opcode::SEND_INVALIDATE => {
+            if control.opcode != opcode::SEND {
+                rest.told(12, 4);
+            }
+            Operation::Send {
+                immediate: (control.opcode == opcode::SEND_IMMEDIATE).then_some(control.immediate),
+                invalidate: (control.opcode == opcode::SEND_INVALIDATE).then_some(control.immediate),
+                address: if service == Service::Ud { Some(rest.address()?) } else { None },
+            }
+        }
+        opcode::WRITE | opcode::WRITE_IMMEDIATE => {
+            if control.opcode == opcode::WRITE_IMMEDIATE {
+                rest.told(12, 4);
+            }
+            Operation::Write {
+                remote: rest.remote()?,
+                immediate: (control.opcode == opcode::WRITE_IMMEDIATE).then_some(control.immediate),
+            }
+        }
         opcode::READ => {
             responds = true;
             Operation::Read(rest.remote()?)
@@ -304,19 +349,23 @@ pub fn decode(service: Service, bytes: &[u8]) -> Result<Request, Malformed> {
             let operands = rest.take(16)?;
             let (first, compare) = (be64(operands, 0), be64(operands, 8));
             let atomic = if control.opcode == opcode::FETCH_ADD {
+                rest.told(rest.at - 8, 8);
                 Atomic::FetchAdd(first)
             } else {
                 Atomic::CompareSwap { swap: first, compare }
             };
             Operation::Atomic { remote, atomic }
         }
-        _ => Operation::Register(Box::new(rest.registration(control.immediate)?)),
+        _ => {
+            rest.told(12, 4);
+            Operation::Register(Box::new(rest.registration(control.immediate)?))
+        }
     };
     let data = if matches!(operation, Operation::Register(_)) { Vec::new() } else { rest.data()? };
     if responds && data.iter().any(|piece| matches!(piece, Data::Inline(_))) {
         return Err(Malformed::InlineResponse);
     }
-    Ok(Request { control, srqn, operation, data })
+    Ok(Request { control, srqn, operation, data, rest: rest.rest })
 }
 
 fn allows(service: Service, code: u8) -> bool {
@@ -358,6 +407,8 @@ fn low(value: u32) -> u8 {
 struct Segments<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// See [`Request::rest`].
+    rest: Vec<u8>,
 }
 
 impl<'a> Segments<'a> {
@@ -367,13 +418,23 @@ impl<'a> Segments<'a> {
         Ok(segment)
     }
 
+    /// These bytes are told by a field, or read by nobody.
+    fn told(&mut self, at: usize, len: usize) {
+        if let Some(bytes) = self.rest.get_mut(at..at.saturating_add(len)) {
+            bytes.fill(0);
+        }
+    }
+
     fn remote(&mut self) -> Result<Remote, Malformed> {
         let segment = self.take(16)?;
+        self.told(self.at - 16, 12);
         Ok(Remote { address: be64(segment, 0), key: be32(segment, 8) })
     }
 
     fn address(&mut self) -> Result<Address, Malformed> {
         let base = self.take(16)?;
+        self.told(self.at - 16, 4);
+        self.told(self.at - 7, 3);
         let destination = be32(base, 8);
         let route = if destination & EXTENDED_AV == 0 {
             None
@@ -406,22 +467,22 @@ impl<'a> Segments<'a> {
         let translation_bytes = usize::from(be16(control, 4)) * 16;
         let translation_offset = usize::from(be16(control, 6)) * 16;
         let context = self.take(64)?.to_vec();
+        let mask = be64(control, 8);
+        for (bits, at, len) in CONTEXT {
+            if mask & bits == 0 {
+                self.told(self.at - 64 + at, *len);
+            }
+        }
         let translation = if flags & FLAG_INLINE != 0 {
-            Data::Inline(self.take(self.bytes.len().saturating_sub(self.at).min(translation_bytes))?.to_vec())
+            let bytes = self.take(self.bytes.len().saturating_sub(self.at).min(translation_bytes))?;
+            self.told(self.at - bytes.len(), bytes.len());
+            Data::Inline(bytes.to_vec())
         } else if translation_bytes > 0 {
             Data::Memory(sge(self.take(16)?))
         } else {
             Data::Inline(Vec::new())
         };
-        Ok(Registration {
-            key,
-            flags,
-            translation_bytes,
-            translation_offset,
-            mask: be64(control, 8),
-            context,
-            translation,
-        })
+        Ok(Registration { key, flags, translation_bytes, translation_offset, mask, context, translation })
     }
 
     fn data(&mut self) -> Result<Vec<Data>, Malformed> {
@@ -430,6 +491,7 @@ impl<'a> Segments<'a> {
             let head = be32(self.bytes, self.at);
             if head & INLINE == 0 {
                 let piece = sge(self.take(16)?);
+                self.told(self.at - 16, 16);
                 if piece.length != 0 {
                     list.push(Data::Memory(piece));
                 }
@@ -438,7 +500,9 @@ impl<'a> Segments<'a> {
             let len = usize::try_from(head & !INLINE).unwrap_or(usize::MAX);
             self.take(4)?;
             list.push(Data::Inline(self.take(len)?.to_vec()));
-            self.at = self.at.next_multiple_of(16);
+            let end = self.at.next_multiple_of(16);
+            self.told(self.at, end - self.at);
+            self.at = end;
         }
         Ok(list)
     }

@@ -89,6 +89,15 @@ impl Call<'_> {
         Ok(())
     }
 
+    /// Notes the words of a doorbell record, as they are when their queue goes.
+    fn note_record(&mut self, record: u64, names: &[&str]) {
+        for (at, name) in (0..).step_by(4).zip(names) {
+            if let Ok(word) = self.device.memory.word(record + at) {
+                self.note(format_args!(" {name}={word:#x}"));
+            }
+        }
+    }
+
     fn note(&mut self, what: std::fmt::Arguments<'_>) {
         // Writing to a string does not fail.
         let _ = self.detail.write_fmt(what);

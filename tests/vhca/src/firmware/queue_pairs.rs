@@ -113,12 +113,29 @@ fn create(call: &mut Call<'_>) -> Outcome {
     (qp.receive, qp.special, qp.pages) = (receive, special, list.to_vec());
     let number = call.device.objects.qps.insert(qp);
     call.note(format_args!("service={service:?} uar={uar} pd={pd:#x} "));
+    if let Some(qp) = number.and_then(|number| call.device.objects.qps.get(number)) {
+        let blocks = qp.send.as_ref().map_or(0, |queue| 1_u64 << queue.log_blocks);
+        let (receives, stride) = match qp.receive {
+            Receive::Own { log_size, log_stride, .. } => (1_u64 << log_size, 1_u64 << log_stride),
+            _ => (0, 0),
+        };
+        let (response, receive) = (qp.cached.inline_response, qp.cached.inline_receive);
+        call.note(format_args!("blocks={blocks} receives={receives} stride={stride} "));
+        call.note(format_args!("inline_response={response} inline_receive={receive} "));
+    }
     call.answer(create_qp_out::QPN, number)
+}
+
+fn note_records(call: &mut Call<'_>, number: u32) {
+    if let Some(record) = call.device.objects.qps.get(number).map(|qp| qp.cached.record) {
+        call.note_record(record, &["received", "sent"]);
+    }
 }
 
 fn destroy(call: &mut Call<'_>) -> Outcome {
     let number = object(call);
     call.note(format_args!("{number:#x}"));
+    note_records(call, number);
     let objects = &mut call.device.objects;
     objects.groups.values_mut().for_each(|members| {
         members.remove(&number);
@@ -169,6 +186,7 @@ fn to_error(call: &mut Call<'_>) -> Outcome {
 fn to_reset(call: &mut Call<'_>) -> Outcome {
     let number = object(call);
     call.note(format_args!("{number:#x}"));
+    note_records(call, number);
     let qp = call.device.objects.qps.get_mut(number).ok_or(Status::BadResource)?;
     qp.set_state(State::Reset);
     call.device.ready.remove(&number);

@@ -114,6 +114,9 @@ fn moderation(context: &[u8]) -> (u32, u64) {
 fn destroy_cq(call: &mut Call<'_>) -> Outcome {
     let number = object(call);
     call.note(format_args!("{number:#x}"));
+    if let Some(record) = call.device.objects.cqs.get(number).map(|cq| cq.record) {
+        call.note_record(record, &["consumed", "armed"]);
+    }
     let objects = &mut call.device.objects;
     let used = objects.qps.iter().any(|(_, qp)| {
         let sends = qp.send.as_ref().is_some_and(|queue| queue.cqn == number);

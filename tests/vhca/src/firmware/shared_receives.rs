@@ -99,7 +99,8 @@ fn find<'a>(call: &'a mut Call<'_>, kind: Option<Kind>) -> Result<&'a mut Srq, S
 
 fn destroy(call: &mut Call<'_>, kind: Kind) -> Outcome {
     let number = object(call);
-    find(call, Some(kind))?;
+    let record = find(call, Some(kind))?.record;
+    call.note_record(record, &["posted"]);
     let objects = &mut call.device.objects;
     if objects.qps.iter().any(|(_, qp)| matches!(qp.receive, Receive::Shared(srqn) if srqn == number)) {
         return Err(Status::ResourceBusy);

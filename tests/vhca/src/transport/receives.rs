@@ -189,7 +189,8 @@ impl Device {
     /// Notes that a receive was used.
     pub(crate) fn note_receive(&self, env: &mut Env, qpn: u32, received: &Received, len: usize) {
         let len = u64::try_from(len).unwrap_or(0);
-        let record = Record::Received { qpn, srqn: received.srqn, index: received.index, len };
+        let record =
+            Record::Received { qpn, srqn: received.srqn, index: received.index, len, list: &received.list };
         env.record(self.index, &record);
     }
 }
