@@ -276,6 +276,8 @@ fn vfio_user(slot: u32, socket: &Path) -> Value {
         "id": format!("hca{slot}"),
         "bus": format!("port{slot}"),
         "socket": { "type": "unix", "path": socket },
+        // QEMU takes a device that does not answer in 5 s for gone, as none does that waits for a processor.
+        "x-msg-timeout": u32::try_from(LIMIT.as_millis()).unwrap_or(u32::MAX),
     })
 }
 
