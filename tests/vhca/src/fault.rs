@@ -158,7 +158,7 @@ impl World {
         match words.as_slice() {
             ["sync"] => return Ok(String::new()),
             ["mark", name] => {
-                self.env.record(index, &crate::journal::Record::Mark(name));
+                self.env.record(index, &Record::Mark(name));
                 return Ok(String::new());
             }
             ["status"] => return Ok(self.status()),

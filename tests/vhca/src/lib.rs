@@ -9,7 +9,7 @@
 //! * `doorbell`, [`wqe`], `transport`: from a store in a doorbell page to the peer's memory and a completion.
 //! * `device`, `world`: one device, and all of them with their wire.
 //! * `fault`, `script`, [`control`]: what goes wrong, when, on whose word.
-//! * `journal`, [`reader`], `queues`: what happened, written, read and compared.
+//! * `journal`, [`reader`], [`queues`]: what happened, written, read and compared.
 //! * [`host`]: devices without a guest, for a driver in the same process; [`hostile`]: one for tests and fuzzing.
 //!
 //! One lock holds everything: two threads a device would be faster, and nobody could say in which order things were.
@@ -47,7 +47,7 @@ mod memory;
 mod objects;
 mod pci;
 pub mod prm;
-mod queues;
+pub mod queues;
 pub mod reader;
 mod script;
 #[cfg(feature = "serve")]

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use nix::sys::signal::{SigSet, Signal};
 use vhca::reader::{Entry, Journal};
-use vhca::{BarMode, Identity, Options, control};
+use vhca::{BarMode, Identity, Options, control, queues};
 
 /// Virtual ConnectX devices over vfio-user.
 #[derive(Parser)]
@@ -112,8 +112,13 @@ fn main() -> anyhow::Result<ExitCode> {
         },
         Command::Journal { path, normal, query } => {
             let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let journal = Journal::read(BufReader::new(file))?;
-            ask(&journal, normal, &query.join(" "))
+            let (file, query) = (BufReader::new(file), query.join(" "));
+            if let ["queues", "after", mark] = query.split_whitespace().collect::<Vec<_>>().as_slice() {
+                let text = queues::after(file, mark)?.with_context(|| format!("there is no mark {mark}"))?;
+                write!(io::stdout(), "{text}")?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            ask(&Journal::read(file)?, normal, &query)
         }
     }
 }
@@ -121,11 +126,6 @@ fn main() -> anyhow::Result<ExitCode> {
 /// Answers a question about a journal; the status says whether what should not be there is.
 fn ask(journal: &Journal, normal: bool, query: &str) -> anyhow::Result<ExitCode> {
     let words: Vec<&str> = query.split_whitespace().collect();
-    if let ["queues", "after", mark] = words.as_slice() {
-        let text = journal.queues(mark).with_context(|| format!("there is no mark {mark}"))?;
-        write!(io::stdout(), "{text}")?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let (entries, wanted): (Vec<&Entry>, bool) = match words.as_slice() {
         [] => (journal.entries.iter().collect(), true),
         ["stores", "after", seconds] => {

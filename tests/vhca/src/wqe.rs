@@ -304,15 +304,16 @@ pub fn decode(service: Service, bytes: &[u8]) -> Result<Request, Malformed> {
     let bytes = bytes.get(..usize::from(control.ds) * 16).ok_or(Malformed::Segments)?;
     let mut rest = Segments { bytes, at: 0, rest: bytes.to_vec() };
     rest.take(16)?;
-    // All but the modifier, the flags and what no request has.
+    // All but the modifier, the flags and what no request has; an immediate is told, or read by nobody.
     rest.told(1, 7);
+    rest.told(12, 4);
     if !allows(service, control.opcode) {
         return Err(Malformed::Opcode);
     }
     let mut srqn = None;
     if service == Service::XrcInitiator && control.opcode != opcode::NOP && control.opcode != opcode::UMR {
         srqn = Some(be32(rest.take(16)?, 0) & 0xff_ffff);
-        rest.told(16, 4);
+        rest.told(16, 16);
     }
     let mut responds = false;
     let operation = match control.opcode {
@@ -320,25 +321,15 @@ pub fn decode(service: Service, bytes: &[u8]) -> Result<Request, Malformed> {
             let rest = rest.rest;
             return Ok(Request { control, srqn, operation: Operation::Nop, data: Vec::new(), rest });
         }
-        opcode::SEND | opcode::SEND_IMMEDIATE | opcode::SEND_INVALIDATE => {
-            if control.opcode != opcode::SEND {
-                rest.told(12, 4);
-            }
-            Operation::Send {
-                immediate: (control.opcode == opcode::SEND_IMMEDIATE).then_some(control.immediate),
-                invalidate: (control.opcode == opcode::SEND_INVALIDATE).then_some(control.immediate),
-                address: if service == Service::Ud { Some(rest.address()?) } else { None },
-            }
-        }
-        opcode::WRITE | opcode::WRITE_IMMEDIATE => {
-            if control.opcode == opcode::WRITE_IMMEDIATE {
-                rest.told(12, 4);
-            }
-            Operation::Write {
-                remote: rest.remote()?,
-                immediate: (control.opcode == opcode::WRITE_IMMEDIATE).then_some(control.immediate),
-            }
-        }
+        opcode::SEND | opcode::SEND_IMMEDIATE | opcode::SEND_INVALIDATE => Operation::Send {
+            immediate: (control.opcode == opcode::SEND_IMMEDIATE).then_some(control.immediate),
+            invalidate: (control.opcode == opcode::SEND_INVALIDATE).then_some(control.immediate),
+            address: if service == Service::Ud { Some(rest.address()?) } else { None },
+        },
+        opcode::WRITE | opcode::WRITE_IMMEDIATE => Operation::Write {
+            remote: rest.remote()?,
+            immediate: (control.opcode == opcode::WRITE_IMMEDIATE).then_some(control.immediate),
+        },
         opcode::READ => {
             responds = true;
             Operation::Read(rest.remote()?)
@@ -356,10 +347,7 @@ pub fn decode(service: Service, bytes: &[u8]) -> Result<Request, Malformed> {
             };
             Operation::Atomic { remote, atomic }
         }
-        _ => {
-            rest.told(12, 4);
-            Operation::Register(Box::new(rest.registration(control.immediate)?))
-        }
+        _ => Operation::Register(Box::new(rest.registration(control.immediate)?)),
     };
     let data = if matches!(operation, Operation::Register(_)) { Vec::new() } else { rest.data()? };
     if responds && data.iter().any(|piece| matches!(piece, Data::Inline(_))) {
