@@ -15,7 +15,7 @@ use crate::objects::Objects;
 use crate::objects::cq::{Completion, Kind};
 use crate::objects::eq::{self, EventType, PortChange};
 use crate::objects::qp::{Qp, Receive, State};
-use crate::pci::{BAR_LEN, ConfigSpace, Identity, VECTORS};
+use crate::pci::{ConfigSpace, DEVICE_MEMORY_START, Identity, VECTORS};
 use crate::prm::put;
 use crate::script::Triggers;
 
@@ -105,7 +105,7 @@ const QPS: Range<u32> = 0x40..1 << 18;
 
 /// Doorbell pages of the BAR.
 fn doorbell_pages() -> u32 {
-    u32::try_from(BAR_LEN).unwrap_or(0) / u32::try_from(PAGE).unwrap_or(1)
+    u32::try_from(DEVICE_MEMORY_START).unwrap_or(0) / u32::try_from(PAGE).unwrap_or(1)
 }
 
 impl Device {

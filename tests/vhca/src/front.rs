@@ -15,7 +15,7 @@ use vfio_bindings::bindings::vfio::{
 use vfio_user::{DmaMapFlags, DmaUnmapFlags, IrqInfo, Server, ServerBackend, ServerRegion, SparseArea};
 
 use crate::device::{BarMode, Device};
-use crate::pci::{BAR_LEN, CONTROL_LEN, Effect, VECTORS};
+use crate::pci::{BAR_LEN, CONTROL_LEN, DEVICE_MEMORY_START, Effect, VECTORS};
 use crate::prm::be32;
 use crate::world::World;
 
@@ -104,12 +104,22 @@ impl ServerBackend for Backend {
                     let skip = usize::try_from(offset & 3).unwrap_or(0);
                     data.iter_mut().zip(words.iter().skip(skip)).for_each(|(to, from)| *to = *from);
                 }
+                0 if offset >= DEVICE_MEMORY_START => {
+                    device.doorbells.read(usize::try_from(offset).unwrap_or(usize::MAX), data);
+                }
                 _ => {}
             }
         })
     }
 
     fn region_write(&mut self, region: u32, offset: u64, data: &[u8]) -> io::Result<()> {
+        if region == 0 && offset >= DEVICE_MEMORY_START {
+            return self.with(|device, _| {
+                if !device.faults.dead {
+                    device.doorbells.write(usize::try_from(offset).unwrap_or(usize::MAX), data);
+                }
+            });
+        }
         if region == 0 && offset >= CONTROL_LEN {
             {
                 let mut world = self.shared.lock();

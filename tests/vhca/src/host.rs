@@ -9,10 +9,9 @@ use std::os::fd::RawFd;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::device::{BarMode, Raised};
+use crate::device::Raised;
 use crate::journal::{Journal, Record};
 use crate::memory::{GuestMemory, ProcessMemory};
-use crate::pci::Identity;
 use crate::prm::layouts::op;
 use crate::transport::{Message, Outgoing, Reply};
 use crate::world::World;
@@ -48,9 +47,8 @@ impl Host {
     /// # Errors
     /// Those of making its doorbell pages.
     pub fn add(&mut self, qps: Range<u32>) -> io::Result<usize> {
-        let index = self.world.add(Identity::Physical, BarMode::Mapped)?;
+        let index = self.world.add_hosted()?;
         if let Some(device) = self.world.devices.get_mut(index) {
-            device.memory = GuestMemory::Process(ProcessMemory::new());
             device.qps = qps;
             device.raised = Some(Vec::new());
         }

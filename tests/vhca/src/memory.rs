@@ -100,6 +100,9 @@ struct Range {
     map: Mapping,
 }
 
+/// Where the device finds its own memory: beyond all that a guest, or a process, has.
+pub(crate) const OWN: u64 = 1 << 62;
+
 /// The guest's memory, by guest-physical address; or this process's, by address.
 #[derive(Debug)]
 pub(crate) enum GuestMemory {
@@ -113,7 +116,7 @@ impl Default for GuestMemory {
     }
 }
 
-/// A guest's memory.
+/// A guest's memory, and the device's own.
 #[derive(Debug, Default)]
 pub(crate) struct Ranges {
     ranges: Vec<Range>,
@@ -135,10 +138,10 @@ impl GuestMemory {
         }
     }
 
-    /// Takes away all there is.
+    /// Takes away all of the guest's.
     pub(crate) fn clear(&mut self) {
         if let GuestMemory::Ranges(ranges) = self {
-            ranges.ranges.clear();
+            ranges.ranges.retain(|range| range.start >= OWN);
         }
     }
 
@@ -274,7 +277,7 @@ impl ProcessMemory {
     }
 
     fn pointer(address: u64) -> Option<*mut u8> {
-        usize::try_from(address).ok().map(ptr::with_exposed_provenance_mut)
+        usize::try_from(address).ok().filter(|_| address < OWN).map(ptr::with_exposed_provenance_mut)
     }
 
     /// The address of `len` bytes, if they are pinned.
@@ -408,6 +411,17 @@ impl DoorbellPages {
         } else {
             u64::from_be(register.swap(0, Ordering::Acquire))
         }
+    }
+
+    /// The file behind them.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Stores `from` at `offset`.
+    pub(crate) fn write(&self, offset: usize, from: &[u8]) {
+        // Beyond the end there is nothing to store to.
+        let _ = self.map.write(offset, from);
     }
 
     /// Copies out what is stored at `offset`.

@@ -8,6 +8,9 @@ pub(crate) const VECTORS: u16 = 16;
 pub(crate) const CONTROL_LEN: u64 = 0x1_0000;
 /// The length of BAR 0.
 pub(crate) const BAR_LEN: u64 = 32 << 20;
+/// The end of the BAR is memory of the device itself, which verbs give out as device memory.
+pub(crate) const DEVICE_MEMORY_LEN: u64 = 128 << 10;
+pub(crate) const DEVICE_MEMORY_START: u64 = BAR_LEN - DEVICE_MEMORY_LEN;
 
 const COMMAND: usize = 0x04;
 const POWER: usize = 0x40;

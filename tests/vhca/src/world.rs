@@ -1,11 +1,12 @@
 //! The devices of a process, the wire that joins them, and the loop that drives them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::device::{BarMode, Device, Env};
 use crate::journal::{Journal, Record};
-use crate::memory::PAGE;
-use crate::pci::Identity;
+use crate::memory::{DoorbellPages, GuestMemory, OWN, PAGE, ProcessMemory};
+use crate::pci::{BAR_LEN, DEVICE_MEMORY_LEN, DEVICE_MEMORY_START, Identity};
 use crate::script::Triggers;
 use crate::transport::{Outgoing, Progress, Wire};
 
@@ -48,11 +49,31 @@ impl World {
         }
     }
 
+    /// Adds a device that a guest's memory will be mapped to. Its number.
     pub(crate) fn add(&mut self, identity: Identity, mode: BarMode) -> std::io::Result<usize> {
-        let doorbells = crate::memory::DoorbellPages::new(usize::try_from(crate::pci::BAR_LEN).unwrap_or(0))?;
+        let mut memory = GuestMemory::default();
+        let doorbells = DoorbellPages::new(usize::try_from(BAR_LEN).unwrap_or(0))?;
+        memory.map(OWN, DEVICE_MEMORY_LEN, doorbells.file(), DEVICE_MEMORY_START)?;
+        Ok(self.add_with(identity, mode, doorbells, memory))
+    }
+
+    /// Adds a device of this process, which has no memory of its own. Its number.
+    pub(crate) fn add_hosted(&mut self) -> std::io::Result<usize> {
+        let doorbells = DoorbellPages::new(usize::try_from(BAR_LEN).unwrap_or(0))?;
+        let memory = GuestMemory::Process(ProcessMemory::new());
+        Ok(self.add_with(Identity::Physical, BarMode::Mapped, doorbells, memory))
+    }
+
+    fn add_with(
+        &mut self,
+        identity: Identity,
+        mode: BarMode,
+        doorbells: DoorbellPages,
+        memory: GuestMemory,
+    ) -> usize {
         let index = self.devices.len();
-        self.devices.push(Device::new(index, identity, mode, doorbells.into()));
-        Ok(index)
+        self.devices.push(Device { memory, ..Device::new(index, identity, mode, Arc::new(doorbells)) });
+        index
     }
 
     /// Sets the clock to now.

@@ -3,7 +3,9 @@
 //! It is chosen for what the drivers then do: an InfiniBand port that is set up by virtual port commands, memory
 //! regions made by CREATE_MKEY with their pages, no flow tables, no on-demand paging.
 
-use crate::prm::layouts::{atomic_caps, cmd_hca_cap as cap};
+use super::device_memory;
+use crate::pci::{DEVICE_MEMORY_LEN, DEVICE_MEMORY_START};
+use crate::prm::layouts::{atomic_caps, cmd_hca_cap as cap, device_mem_cap};
 use crate::prm::{Field, set};
 
 /// The length of a block of capabilities.
@@ -75,6 +77,7 @@ const GENERAL: &[(Field, u64)] = &[
     (cap::DEVICE_FREQUENCY_KHZ, 156_250),
     (cap::DEVICE_FREQUENCY_MHZ, 156),
     (cap::FORCE_TEARDOWN, 1),
+    (cap::DEVICE_MEMORY, 1),
 ];
 
 const COMPARE_SWAP: u64 = 1;
@@ -87,6 +90,15 @@ const ATOMIC: &[(Field, u64)] = &[
     (atomic_caps::ATOMIC_SIZE_QP, EIGHT_BYTES),
 ];
 
+const DEVICE_MEMORY: &[(Field, u64)] = &[
+    (device_mem_cap::MEMIC, 1),
+    (device_mem_cap::LOG_MIN_MEMIC_ALLOC_SIZE, 6),
+    (device_mem_cap::LOG_MAX_MEMIC_ADDR_ALIGNMENT, 6),
+    (device_mem_cap::MEMIC_BAR_START_ADDR, DEVICE_MEMORY_START),
+    (device_mem_cap::MEMIC_BAR_SIZE, DEVICE_MEMORY_LEN),
+    (device_mem_cap::MAX_MEMIC_SIZE, device_memory::MOST),
+];
+
 fn block(fields: &[(Field, u64)]) -> Vec<u8> {
     let mut block = vec![0; BYTES];
     fields.iter().for_each(|(field, value)| set(&mut block, *field, *value));
@@ -95,6 +107,10 @@ fn block(fields: &[(Field, u64)]) -> Vec<u8> {
 
 pub(super) fn general() -> Vec<u8> {
     block(GENERAL)
+}
+
+pub(super) fn device_memory() -> Vec<u8> {
+    block(DEVICE_MEMORY)
 }
 
 pub(super) fn atomic() -> Vec<u8> {

@@ -112,6 +112,7 @@ fn manage_pages(call: &mut Call<'_>) -> Outcome {
 
 const GENERAL: u16 = 0;
 const ATOMIC: u16 = 3;
+const DEVICE_MEMORY: u16 = 0xf;
 
 fn query_capabilities(call: &mut Call<'_>) -> Outcome {
     let (kind, current) = (call.modifier() >> 1, call.modifier() & 1 == 1);
@@ -122,6 +123,7 @@ fn query_capabilities(call: &mut Call<'_>) -> Outcome {
         (GENERAL, false) => capabilities::general(),
         (ATOMIC, true) => firmware.atomic_capabilities.clone(),
         (ATOMIC, false) => capabilities::atomic(),
+        (DEVICE_MEMORY, _) => capabilities::device_memory(),
         _ => return Err(Status::BadParameter),
     };
     let room = call.output.len() - PLAIN;

@@ -11,6 +11,7 @@ use crate::prm::layouts::op;
 use crate::prm::{self, Field, Status, be16, get32, put};
 
 mod capabilities;
+mod device_memory;
 mod general;
 mod interface;
 mod keys;
@@ -130,6 +131,7 @@ fn find(opcode: u16) -> Option<&'static Command> {
         general::TABLE,
         vport::TABLE,
         keys::TABLE,
+        device_memory::TABLE,
         queues::TABLE,
         queue_pairs::TABLE,
         shared_receives::TABLE,

@@ -1,6 +1,8 @@
 //! Memory keys: what memory a key reaches, for whom and how.
 
 use super::Table;
+use crate::memory::OWN;
+use crate::pci::DEVICE_MEMORY_START;
 use crate::prm::layouts::mkc;
 use crate::prm::{self, be32, be64, flag, get, get32};
 
@@ -30,6 +32,8 @@ enum Translation {
     Pages(Vec<u64>),
     /// Ranges of other keys, 16 bytes an entry.
     Ranges(Vec<u8>),
+    /// The device's own memory: the start address is one in the BAR, and the range begins at 0.
+    Own,
 }
 
 /// A memory key.
@@ -72,6 +76,7 @@ impl Mkey {
             0 => Translation::Physical,
             1 => Translation::Pages(page_list(entries)),
             2 => Translation::Ranges(entries.to_vec()),
+            5 => Translation::Own,
             _ => return None,
         };
         Some(Mkey { context: context.to_vec(), translation })
@@ -102,7 +107,10 @@ impl Mkey {
 
     /// Is all of `address..address + len` inside the key's range?
     fn covers(&self, address: u64, len: u64) -> bool {
-        let (start, size) = (get(&self.context, mkc::START_ADDR), get(&self.context, mkc::LEN));
+        let (mut start, size) = (get(&self.context, mkc::START_ADDR), get(&self.context, mkc::LEN));
+        if matches!(self.translation, Translation::Own) {
+            start = 0;
+        }
         let Some(offset) = address.checked_sub(start) else { return false };
         flag(&self.context, mkc::LENGTH64) || offset.checked_add(len).is_some_and(|end| end <= size)
     }
@@ -128,7 +136,7 @@ impl Mkey {
         }
         if !entries.is_empty() {
             match &mut self.translation {
-                Translation::Physical => return None,
+                Translation::Physical | Translation::Own => return None,
                 Translation::Pages(pages) => {
                     replace(pages, request.translation_offset / 8, page_list(entries));
                 }
@@ -222,6 +230,10 @@ impl Table<Mkey> {
         let start = get(&mkey.context, mkc::START_ADDR);
         match &mkey.translation {
             Translation::Physical => spans.push(Span { address, len }),
+            Translation::Own => {
+                let within = start.checked_sub(DEVICE_MEMORY_START)?.checked_add(address)?;
+                spans.push(Span { address: OWN.checked_add(within)?, len });
+            }
             Translation::Pages(pages) => {
                 let shift = u32::try_from(get(&mkey.context, mkc::LOG_PAGE_SIZE)).ok()?;
                 let size = 1u64.checked_shl(shift)?;

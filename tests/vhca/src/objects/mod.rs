@@ -166,6 +166,8 @@ pub(crate) struct Objects {
     pub(crate) srqs: Table<Srq>,
     /// Multicast groups: the queue pairs attached to each.
     pub(crate) groups: BTreeMap<[u8; 16], BTreeSet<u32>>,
+    /// Pieces of the device's own memory: where each begins in the BAR, and its length.
+    pub(crate) device_memory: BTreeMap<u64, u64>,
 }
 
 impl Objects {
@@ -183,6 +185,7 @@ impl Objects {
             qps: Table::new(qps.start, qps.end),
             srqs: Table::new(1, 1 << 16),
             groups: BTreeMap::new(),
+            device_memory: BTreeMap::new(),
         }
     }
 }
