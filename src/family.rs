@@ -5,6 +5,7 @@
 //! is one copy of each verb per family, and no indirect call inside it.
 
 use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicI32, Ordering};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use crate::abi::wr::{InlineData, RecvWrs, SendWrs};
 use crate::error::{Errno, Error};
 use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
+use crate::hw::mmio::DeviceMemory;
 use crate::sync::{Locking, SpinLock};
 use crate::uapi::wire::{AhAttr, ExQueryDeviceResp, ModifyQp};
 use crate::uapi::{CmdFd, Handle};
@@ -28,10 +30,36 @@ pub struct Device {
     pub fd: CmdFd,
     /// The RDMA device's name ("rxe0").
     pub ibdev: String,
-    /// The application's async event file: affiliated events of its objects go there.
-    pub async_fd: RawFd,
+    /// The application's async event file.
+    pub events: EventFile,
     /// Whether it is still there.
     pub life: Arc<Life>,
+}
+
+/// The application's async event file: affiliated events of its objects go there. libibverbs opens that of an imported
+/// context when we have done our part, so that it is only known by the time of the first object.
+#[derive(Debug, Clone)]
+pub struct EventFile(Arc<AtomicI32>);
+
+impl EventFile {
+    /// The file `fd`; negative: not known yet.
+    #[must_use]
+    pub fn new(fd: RawFd) -> EventFile {
+        EventFile(Arc::new(AtomicI32::new(fd)))
+    }
+
+    /// Its descriptor, for the commands that create objects; `None`: the context's first.
+    #[must_use]
+    pub fn fd(&self) -> Option<RawFd> {
+        // ORDER: Relaxed: a number; whoever creates objects was given the context by the one who opened it.
+        Some(self.0.load(Ordering::Relaxed)).filter(|fd| *fd >= 0)
+    }
+
+    /// It is `fd`.
+    pub fn set(&self, fd: RawFd) {
+        // ORDER: Relaxed, as in `fd`.
+        self.0.store(fd, Ordering::Relaxed);
+    }
 }
 
 /// A work request that was refused, and why. Those before it in the list are posted.
@@ -479,6 +507,14 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// What the kernel said, with the step.
     fn open(fd: CmdFd, fork: ForkRanges) -> Result<Opened<Self>, Error>;
 
+    /// Begins to serve a context that another process, or another library, opened.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where contexts cannot be shared; what the kernel said.
+    fn import(_fd: CmdFd, _fork: ForkRanges) -> Result<Opened<Self>, Error> {
+        Err(Error::new("import a context", Errno::EOPNOTSUPP))
+    }
+
     /// query_device_ex, with what the driver adds.
     ///
     /// # Errors
@@ -498,6 +534,35 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// # Errors
     /// What the kernel said.
     fn alloc_pd(&self, device: &Device) -> Result<Created<Self::Pd>, Error>;
+
+    /// The family's side of a PD that somebody else allocated in the same context.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where contexts cannot be shared; what the kernel said.
+    fn import_pd(&self, _device: &Device, _pd: Handle) -> Result<Self::Pd, Error> {
+        Err(Error::new("import a PD", Errno::EOPNOTSUPP))
+    }
+
+    /// Allocates `length` bytes of device memory, aligned to `1 << log_align_req`.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP` where there is none; what the kernel said.
+    fn alloc_dm(
+        &self,
+        _device: &Device,
+        _length: usize,
+        _log_align_req: u32,
+    ) -> Result<Created<DeviceMemory>, Error> {
+        Err(Error::new("allocate device memory", Errno::EOPNOTSUPP))
+    }
+
+    /// Device memory that somebody else allocated in the same context.
+    ///
+    /// # Errors
+    /// As for [`Family::alloc_dm`].
+    fn import_dm(&self, _device: &Device, _dm: Handle) -> Result<DeviceMemory, Error> {
+        Err(Error::new("import device memory", Errno::EOPNOTSUPP))
+    }
 
     /// The family's side of a parent domain of `pd` and, if there is one, `td`.
     fn parent_domain(&self, pd: &Self::Pd, td: Option<&Self::Td>) -> Self::Pd;
@@ -658,6 +723,10 @@ bitflags::bitflags! {
         const CLOCK = 1 << 3;
         /// `ibv_query_port_speed`.
         const PORT_SPEED = 1 << 5;
+        /// `ibv_alloc_dm`, `ibv_reg_dm_mr`.
+        const DEVICE_MEMORY = 1 << 6;
+        /// `ibv_import_pd`, `ibv_import_mr`, `ibv_import_dm`.
+        const IMPORT = 1 << 7;
         /// `ibv_set_ece`, `ibv_query_ece`.
         const ECE = 1 << 4;
     }

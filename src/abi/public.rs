@@ -171,8 +171,8 @@ macro_rules! opaque {
 }
 
 opaque! {
-    ibv_alloc_dm_attr ibv_buf ibv_comp_cntr ibv_comp_cntr_caps ibv_comp_cntr_init_attr ibv_counter_attach_attr
-    ibv_counters ibv_counters_init_attr ibv_dm ibv_dmah ibv_dmah_init_attr ibv_flow ibv_flow_action
+    ibv_buf ibv_comp_cntr ibv_comp_cntr_caps ibv_comp_cntr_init_attr ibv_counter_attach_attr
+    ibv_counters ibv_counters_init_attr ibv_dmah ibv_dmah_init_attr ibv_flow ibv_flow_action
     ibv_flow_action_esp_attr ibv_flow_attr ibv_ops_wr ibv_qp_attach_comp_cntr_attr
     ibv_qp_rate_limit_attr ibv_rwq_ind_table ibv_rwq_ind_table_init_attr ibv_wq ibv_wq_attr ibv_wq_init_attr
     verbs_xrcd
@@ -320,6 +320,21 @@ c_structs! { C_STRUCTS;
         24 => alloc: Option<unsafe extern "C" fn(*mut ibv_pd, *mut c_void, usize, usize, u64) -> *mut c_void>,
         32 => free: Option<unsafe extern "C" fn(*mut ibv_pd, *mut c_void, *mut c_void, u64)>,
         40 => pd_context: *mut c_void,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    pub struct ibv_alloc_dm_attr [16] {
+        0 => length: usize,
+        8 => log_align_req: u32,
+        12 => comp_mask: u32,
+    }
+
+    pub struct ibv_dm [32] {
+        0 => context: *mut ibv_context,
+        8 => memcpy_to_dm: Option<unsafe extern "C" fn(*mut ibv_dm, u64, *const c_void, usize) -> c_int>,
+        16 => memcpy_from_dm: Option<unsafe extern "C" fn(*mut c_void, *mut ibv_dm, u64, usize) -> c_int>,
+        24 => comp_mask: u32,
+        28 => handle newer: u32,
     }
 
     pub struct ibv_xrcd [8] {
@@ -1348,6 +1363,8 @@ c_consts! { C_CONSTS;
     IBV_PARENT_DOMAIN_INIT_ATTR_ALLOCATORS = 1 << 0;
     IBV_PARENT_DOMAIN_INIT_ATTR_PD_CONTEXT = 1 << 1;
     IBV_PARENT_DOMAIN_INIT_ATTR_ALLOW_CC_UNPROTECTED_ALLOC newer = 1 << 2;
+    // enum ibv_dm_mask
+    IBV_DM_MASK_HANDLE newer = 1 << 0;
     // enum ibv_values_mask
     IBV_VALUES_MASK_RAW_CLOCK = 1 << 0;
     // enum ibv_qp_open_attr_mask

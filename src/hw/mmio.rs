@@ -72,6 +72,70 @@ impl Mapping {
     }
 }
 
+/// Memory of the device itself: a part of a mapping, reached in words of 4 bytes, as the device wants it.
+#[derive(Debug)]
+pub struct DeviceMemory {
+    mapping: Mapping,
+    start: usize,
+    len: usize,
+}
+
+impl DeviceMemory {
+    /// `len` bytes at `start` of `mapping`.
+    ///
+    /// # Errors
+    /// `ERANGE` where they are not within it, or not at a multiple of 4.
+    pub fn new(mapping: Mapping, start: usize, len: usize) -> Result<DeviceMemory, Errno> {
+        let fits = start.checked_add(len).is_some_and(|end| end <= mapping.map.len());
+        if fits && start.is_multiple_of(4) {
+            Ok(DeviceMemory { mapping, start, len })
+        } else {
+            Err(Errno::ERANGE)
+        }
+    }
+
+    /// Whether `len` bytes from `offset` on may be copied: `EFAULT` beyond the end, `EINVAL` for what is no whole words.
+    ///
+    /// # Errors
+    /// As said.
+    pub fn check(&self, offset: usize, len: usize) -> Result<(), Errno> {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            Err(Errno::EFAULT)
+        } else if (offset | len) & 3 != 0 {
+            Err(Errno::EINVAL)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn word(&self, offset: usize) -> Result<NonNull<u32>, Errno> {
+        self.check(offset, 4)?;
+        // SAFETY: R1, and the test above with the one in `new`.
+        Ok(unsafe { self.mapping.map.as_ptr().add(self.start + offset) }.cast())
+    }
+
+    /// The word at `offset`, its bytes in memory order.
+    ///
+    /// # Errors
+    /// Those of [`DeviceMemory::check`].
+    pub fn load(&self, offset: usize) -> Result<u32, Errno> {
+        let at = self.word(offset)?;
+        // SAFETY: R1, R2, R3. STALE: memory of a device that is gone reads as ones, or as a dummy page.
+        Ok(unsafe { at.read_volatile() })
+    }
+
+    /// Stores a word at `offset`.
+    ///
+    /// # Errors
+    /// Those of [`DeviceMemory::check`].
+    pub fn store(&self, offset: usize, word: u32) -> Result<(), Errno> {
+        let at = self.word(offset)?;
+        // SAFETY: R1, R2, R3. STALE: a store to a device that is gone is dropped, or lands in a dummy page.
+        unsafe { at.write_volatile(word) };
+        Ok(())
+    }
+}
+
 /// Some registers of a [`Mapping`], whose owner keeps the mapping too.
 ///
 /// - R4: `base` is aligned to 8, and `len` bytes from it lie within the mapping, which lives as long as the window is used.

@@ -13,7 +13,7 @@
 //! | `cq` | polling |
 //! | `uar`, `dbrec` | doorbells and their records |
 //! | `shape` | how large the queues are |
-//! | `ah`, `clock`, `env` | addresses, time stamps, environment variables |
+//! | `ah`, `clock`, `dm`, `env` | addresses, time stamps, device memory, environment variables |
 //!
 //! Lock order: a CQ's lock before an SRQ's; a send queue's before its doorbell register's; no other two together.
 
@@ -24,6 +24,7 @@ mod clock;
 mod cq;
 mod cqe;
 mod dbrec;
+mod dm;
 mod env;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -50,6 +51,7 @@ use crate::family::{
 };
 use crate::ha::ledger::Fate;
 use crate::hw::dma::{Blocks, Entries, Memory, Units};
+use crate::hw::mmio::DeviceMemory;
 use crate::log;
 use crate::sync::SpinLock;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -316,7 +318,7 @@ impl Mlx5 {
             qp_type: request.qp_type,
             user_handle: request.user_handle,
             xrcd: request.xrcd,
-            event_fd: Some(device.async_fd),
+            event_fd: device.events.fd(),
             ..Default::default()
         };
         let ece_options = if self.resp.comp_mask & wire::RESP_MASK_ECE != 0 { ECE_VERSION_1 } else { 0 };
@@ -381,6 +383,34 @@ impl Family for Mlx5 {
         };
         let context = wire::alloc_ucontext(fd, &req).step("get the context")?;
         Mlx5::new(fd, fork, context, env)
+    }
+
+    fn import(fd: CmdFd, fork: ForkRanges) -> Result<Opened<Mlx5>, Error> {
+        let env = Env::of_process()?;
+        let context = wire::query_ucontext(fd).step("ask for the context")?;
+        if context.1.tot_bfregs != 0 {
+            // Static registers are the opener's: who uses which, only it knows.
+            return Err(Error::new("share a context with static doorbells", Errno::EINVAL));
+        }
+        Mlx5::new(fd, fork, context, env)
+    }
+
+    fn import_pd(&self, device: &Device, pd: Handle) -> Result<Pd, Error> {
+        wire::query_pd(device.fd, pd).step("ask for the PD")?;
+        Ok(Pd::default())
+    }
+
+    fn alloc_dm(
+        &self,
+        device: &Device,
+        length: usize,
+        log_align_req: u32,
+    ) -> Result<Created<DeviceMemory>, Error> {
+        dm::alloc(device, length, log_align_req)
+    }
+
+    fn import_dm(&self, device: &Device, dm: Handle) -> Result<DeviceMemory, Error> {
+        dm::import(device, dm)
     }
 
     fn query_device_ex(&self, device: &Device) -> Result<(ExQueryDeviceResp, DriverCaps), Errno> {
@@ -479,7 +509,7 @@ impl Family for Mlx5 {
             comp_channel: request.channel,
             comp_vector: request.comp_vector,
             flags: if overrun { uapi::cq::IGNORE_OVERRUN } else { 0 },
-            event_fd: Some(device.async_fd),
+            event_fd: device.events.fd(),
         };
         let mut resp = wire::CreateCqResp::default();
         let made =
@@ -541,7 +571,7 @@ impl Family for Mlx5 {
             max_wr: shape.count - 1,
             max_sge: shape.max_sge(),
             srq_limit: request.srq_limit,
-            event_fd: Some(device.async_fd),
+            event_fd: device.events.fd(),
         };
         let mut resp = wire::CreateSrqResp::default();
         let made =
@@ -632,7 +662,7 @@ impl Family for Mlx5 {
             srq: request.srq,
             send_cq: request.send_cq,
             recv_cq: request.recv_cq,
-            event_fd: Some(device.async_fd),
+            event_fd: device.events.fd(),
             ..Default::default()
         };
         let mut resp = wire::CreateQpResp::default();

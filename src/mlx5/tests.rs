@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 use super::*;
 use crate::abi::wr::{InlineData, UserBytes};
 use crate::family::{
-    Arm as _, CompletionQueue as _, Head, SendBuilder as _, SendOp, SharedReceiveQueue as _,
+    Arm as _, CompletionQueue as _, EventFile, Head, SendBuilder as _, SendOp, SharedReceiveQueue as _,
 };
 use crate::ha::ledger::Fate;
 use crate::ha::life::Sign;
@@ -133,7 +133,7 @@ fn world(resp: wire::AllocUcontextResp, env: Env) -> World {
     kernel.ioctl(ids::QUERY_PORT, |_| Ok(()));
     let context = uapi::device::Context { num_comp_vectors: 1, core_support: 0 };
     let opened = Mlx5::new(FD, ForkRanges::default(), (context, resp), env).unwrap();
-    let device = Device { fd: FD, ibdev: "mlx5_0".into(), async_fd: 9, life: Arc::default() };
+    let device = Device { fd: FD, ibdev: "mlx5_0".into(), events: EventFile::new(9), life: Arc::default() };
     let (_, bf) = mpsc::channel();
     World { kernel, family: opened.family, device, nc: nc.recv().unwrap(), bf, locking: Locking::YES }
 }
@@ -1340,4 +1340,30 @@ fn what_can_be_known_of_outstanding_work_is_told() {
     assert_eq!(fates(&world), [&known[2..], &[(10, Unknown), (11, NotExecuted)]].concat());
     assert_eq!(cq.ids(16), [3, 4, 5, 10, 11]);
     assert_eq!(fates(&world), []);
+}
+
+#[test]
+fn a_context_with_static_doorbells_is_not_shared() {
+    for tot_bfregs in [0, 16] {
+        let kernel = Kernel::scripted();
+        kernel.ioctl(ids::QUERY_CONTEXT, move |io| {
+            io.answer(ids::QUERY_CONTEXT_NUM_COMP_VECTORS, &2_u32);
+            io.answer(ids::QUERY_CONTEXT_CORE_SUPPORT, &0_u64);
+            io.answer(ids::QUERY_CONTEXT_RESP_UCTX, &wire::AllocUcontextResp { tot_bfregs, ..resp() });
+            Ok(())
+        });
+        if tot_bfregs == 0 {
+            kernel.ioctl(ids::UAR_OBJ_ALLOC, |io| {
+                answer_uar(io, NC_PAGE);
+                Ok(())
+            });
+            kernel.mmap(FD.fd, u64::from(NC_PAGE) << 12, |_| Ok(()));
+            kernel.command(ids::write::QUERY_DEVICE, |_| Err(Errno::EIO));
+            kernel.ioctl(ids::QUERY_PORT, |_| Ok(()));
+        }
+        match Mlx5::import(FD, ForkRanges::default()) {
+            Ok(opened) => assert_eq!((tot_bfregs, opened.num_comp_vectors), (0, 2)),
+            Err(error) => assert_eq!((tot_bfregs, error.errno), (16, Errno::EINVAL)),
+        }
+    }
 }

@@ -176,7 +176,7 @@ impl Family for Rxe {
             comp_channel: request.channel,
             comp_vector: request.comp_vector,
             flags: 0,
-            event_fd: Some(device.async_fd),
+            event_fd: device.events.fd(),
         };
         let mut resp = wire::CreateCqResp::default();
         let made = uapi::cq::create(device.fd, &create, Udata::output(&mut resp)).step("create the CQ")?;
@@ -208,7 +208,7 @@ impl Family for Rxe {
             max_wr: request.max_wr,
             max_sge: request.max_sge,
             srq_limit: request.srq_limit,
-            event_fd: Some(device.async_fd),
+            event_fd: device.events.fd(),
         };
         let mut resp = wire::CreateSrqResp::default();
         let made = uapi::srq::create(device.fd, &create, Udata::output(&mut resp)).step("create the SRQ")?;
@@ -277,7 +277,7 @@ impl Family for Rxe {
             srq: request.srq,
             send_cq: request.send_cq,
             recv_cq: request.recv_cq,
-            event_fd: Some(device.async_fd),
+            event_fd: device.events.fd(),
             ..Default::default()
         };
         let mut resp = wire::CreateQpResp::default();

@@ -246,6 +246,8 @@ pub const OBJECT_UAR: u16 = 0x1008;
 numbers! { MLX5_METHODS, "MLX5_IB_METHOD_";
     UAR_OBJ_ALLOC: Method = Method { object: OBJECT_UAR, method: 0x1000 }, 0x1000;
     UAR_OBJ_DESTROY: Method = Method { object: OBJECT_UAR, method: 0x1001 }, 0x1001;
+    DM_QUERY: Method = Method { object: object::DM, method: 0x1001 }, 0x1001;
+    PD_QUERY: Method = Method { object: object::PD, method: 0x1000 }, 0x1000;
 }
 
 numbers! { MLX5_ATTRS, "MLX5_IB_ATTR_";
@@ -258,6 +260,12 @@ numbers! { MLX5_ATTRS, "MLX5_IB_ATTR_";
     ALLOC_DM_RESP_START_OFFSET: Out = Out(0x1000), 0x1000;
     ALLOC_DM_RESP_PAGE_INDEX: Out = Out(0x1001), 0x1001;
     ALLOC_DM_REQ_TYPE: Const = Const(0x1002), 0x1002;
+    QUERY_DM_REQ_HANDLE: Idr = Idr(0x1000), 0x1000;
+    QUERY_DM_RESP_START_OFFSET: Out = Out(0x1001), 0x1001;
+    QUERY_DM_RESP_PAGE_INDEX: Out = Out(0x1002), 0x1002;
+    QUERY_DM_RESP_LENGTH: Out = Out(0x1003), 0x1003;
+    QUERY_PD_HANDLE: Idr = Idr(0x1000), 0x1000;
+    QUERY_PD_RESP_PDN: Out = Out(0x1001), 0x1001;
 }
 
 macro_rules! write_cmds {

@@ -372,6 +372,63 @@ pub fn free_uar(cmd: CmdFd, uar: Handle) -> Result<(), Errno> {
     Command::new(ids::UAR_OBJ_DESTROY).handle(ids::UAR_OBJ_DESTROY_HANDLE, uar).call(cmd).map(drop)
 }
 
+/// Memory of the device (MEMIC), as the driver gave it out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memic {
+    /// For `uapi::dm::free`.
+    pub handle: Handle,
+    /// Where it begins; of that, what is within a page.
+    pub start_offset: u64,
+    /// Which pages to map: an index of [`MMAP_DEVICE_MEM`].
+    pub page_index: u16,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// `ibv_alloc_dm`.
+///
+/// # Errors
+/// The kernel's (`EOPNOTSUPP`: the device has none); `EPROTO`.
+pub fn alloc_memic(cmd: CmdFd, length: u64, log_align_req: u32) -> Result<Memic, Errno> {
+    let (mut start_offset, mut page_index) = (0_u64, 0_u16);
+    let answer = Command::new(ids::DM_ALLOC)
+        .new_handle(ids::ALLOC_DM_HANDLE)
+        .input_u64(ids::ALLOC_DM_LENGTH, length)
+        .input_u32(ids::ALLOC_DM_ALIGNMENT, log_align_req)
+        .expect_output(ids::ALLOC_DM_RESP_START_OFFSET, &mut start_offset)
+        .expect_output(ids::ALLOC_DM_RESP_PAGE_INDEX, &mut page_index)
+        .call(cmd)?;
+    Ok(Memic { handle: answer.handle(ids::ALLOC_DM_HANDLE)?, start_offset, page_index, length })
+}
+
+/// `MLX5_IB_METHOD_DM_QUERY`: device memory of a shared context (`ibv_import_dm`).
+///
+/// # Errors
+/// The kernel's; `EPROTO`.
+pub fn query_memic(cmd: CmdFd, handle: Handle) -> Result<Memic, Errno> {
+    let (mut start_offset, mut page_index, mut length) = (0_u64, 0_u16, 0_u64);
+    Command::new(ids::DM_QUERY)
+        .handle(ids::QUERY_DM_REQ_HANDLE, handle)
+        .expect_output(ids::QUERY_DM_RESP_START_OFFSET, &mut start_offset)
+        .expect_output(ids::QUERY_DM_RESP_PAGE_INDEX, &mut page_index)
+        .expect_output(ids::QUERY_DM_RESP_LENGTH, &mut length)
+        .call(cmd)?;
+    Ok(Memic { handle, start_offset, page_index, length })
+}
+
+/// `MLX5_IB_METHOD_PD_QUERY`: the number of a PD of a shared context (`ibv_import_pd`).
+///
+/// # Errors
+/// The kernel's (`ENOENT`: there is no such PD); `EPROTO`.
+pub fn query_pd(cmd: CmdFd, pd: Handle) -> Result<u32, Errno> {
+    let mut pdn = 0_u32;
+    Command::new(ids::PD_QUERY)
+        .handle(ids::QUERY_PD_HANDLE, pd)
+        .expect_output(ids::QUERY_PD_RESP_PDN, &mut pdn)
+        .call(cmd)?;
+    Ok(pdn)
+}
+
 /// The file offset of mmap command `command`, whose pages are `page` bytes, for `index`.
 #[must_use]
 pub fn mmap_offset(command: u64, index: u64, page: u64) -> u64 {

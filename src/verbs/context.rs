@@ -24,7 +24,7 @@ use crate::abi::host::{Host, Wrapper};
 use crate::abi::public::*;
 use crate::config;
 use crate::error::{Errno, Error, Step as _};
-use crate::family::{Device, Family, Opened};
+use crate::family::{Device, EventFile, Family, Opened};
 use crate::ha::life::Life;
 use crate::log;
 use crate::uapi::sys::OwnedFd;
@@ -155,9 +155,34 @@ pub(crate) unsafe fn of<'a, F: Family>(context: *mut ibv_context) -> &'a Context
     unsafe { ours.assume_init_ref() }
 }
 
-/// Opens the files of C2; the second and third are a help, not a need.
-fn open_files(fd: CmdFd) -> Result<(OwnedFd, Option<OwnedFd>, Option<OwnedFd>), Error> {
-    let application = uapi::event::alloc_async_fd(fd).step("allocate the async event file")?;
+/// Our part of an open context in which an object is to be created: by now the application's async file is there.
+///
+/// # Safety
+/// As for [`of`].
+pub(crate) unsafe fn for_creating<'a, F: Family>(context: *mut ibv_context) -> &'a Context<F> {
+    // SAFETY: the caller's word.
+    let ours = unsafe { of::<F>(context) };
+    if ours.device.events.fd().is_none() {
+        // SAFETY: a single field, which libibverbs wrote before the context was handed out.
+        ours.device.events.set(unsafe { (*context).async_fd });
+    }
+    ours
+}
+
+/// The files of C2.
+struct Files {
+    application: Option<OwnedFd>,
+    events: Option<OwnedFd>,
+    removal: Option<OwnedFd>,
+}
+
+/// Opens the files of C2; the second and third are a help, not a need. That of an imported context's application is opened
+/// by libibverbs, and the first of the file was opened by whoever opened the context.
+fn open_files(fd: CmdFd, how: How) -> Result<Files, Error> {
+    let application = match how {
+        How::Open => Some(uapi::event::alloc_async_fd(fd).step("allocate the async event file")?),
+        How::Import => None,
+    };
     let wanted = |result: Result<OwnedFd, Errno>, what: &str| {
         result
             .inspect_err(|errno| {
@@ -171,7 +196,7 @@ fn open_files(fd: CmdFd) -> Result<(OwnedFd, Option<OwnedFd>, Option<OwnedFd>), 
     });
     let events = wanted(events, "async event file");
     let removal = wanted(uapi::event::create_comp_channel(fd), "completion channel");
-    Ok((application, events, removal))
+    Ok(Files { application, events, removal })
 }
 
 /// `alloc_context` of family `F`: `cmd_fd` is ours from here on, closed on failure.
@@ -185,8 +210,29 @@ pub(crate) unsafe extern "C" fn alloc<F: Family>(
 ) -> *mut verbs_context {
     guard::pointer_of("ibv_open_device", || {
         // SAFETY: passed on from our own caller.
-        unsafe { open::<F>(device, cmd_fd) }.inspect_err(|error| report(F::NAME, error))
+        unsafe { open::<F>(device, cmd_fd, How::Open) }.inspect_err(|error| report(F::NAME, error))
     })
+}
+
+/// `import_context` of family `F`: as [`alloc`], for a file whose context is open already.
+///
+/// # Safety
+/// Called by libibverbs with a device of ours and a command file of it.
+pub(crate) unsafe extern "C" fn import<F: Family>(
+    device: *mut ibv_device,
+    cmd_fd: libc::c_int,
+) -> *mut verbs_context {
+    guard::pointer_of("ibv_import_device", || {
+        // SAFETY: passed on from our own caller.
+        unsafe { open::<F>(device, cmd_fd, How::Import) }
+    })
+}
+
+/// Whether a context is ours alone, or somebody else's too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    Open,
+    Import,
 }
 
 /// Says why a device could not be opened, and the way out where there is one to name.
@@ -205,7 +251,11 @@ fn report(family: &str, error: &Error) {
     log::error!("cannot open the {family} device: {error}{way_out}");
 }
 
-unsafe fn open<F: Family>(device: *mut ibv_device, cmd_fd: libc::c_int) -> Result<*mut verbs_context, Error> {
+unsafe fn open<F: Family>(
+    device: *mut ibv_device,
+    cmd_fd: libc::c_int,
+    how: How,
+) -> Result<*mut verbs_context, Error> {
     if cmd_fd < 0 {
         return Err(Error::new("take the command file", Errno::EBADF));
     }
@@ -221,7 +271,7 @@ unsafe fn open<F: Family>(device: *mut ibv_device, cmd_fd: libc::c_int) -> Resul
     // SAFETY: within the wrapper.
     let context = NonNull::from(unsafe { &mut (*wrapper.as_ptr()).context });
     // SAFETY: just allocated and not handed out.
-    match unsafe { fill::<F>(host, device, wrapper, fd) } {
+    match unsafe { fill::<F>(host, device, wrapper, fd, how) } {
         Ok(()) => {
             // SAFETY: initialised, not handed out yet, and the operations are those of its family.
             unsafe { host.set_ops(context, &host.layout().table(&ops::table::<F>())) };
@@ -272,9 +322,14 @@ unsafe fn fill<F: Family>(
     device: *mut ibv_device,
     mut wrapper: NonNull<Wrapper<Context<F>>>,
     fd: CmdFd,
+    how: How,
 ) -> Result<(), Error> {
-    let Opened { family, num_comp_vectors, core_support } = F::open(fd, host.fork_ranges())?;
-    let (application, events, removal) = open_files(fd)?;
+    let opened = match how {
+        How::Open => F::open(fd, host.fork_ranges()),
+        How::Import => F::import(fd, host.fork_ranges()),
+    };
+    let Opened { family, num_comp_vectors, core_support } = opened?;
+    let Files { application, events, removal } = open_files(fd, how)?;
     // SAFETY: libibverbs's own device.
     let name: *const [c_char; 64] = unsafe { &raw const (*device).name };
     // SAFETY: NUL-terminated within its array.
@@ -282,12 +337,16 @@ unsafe fn fill<F: Family>(
     let life: Arc<Life> = Arc::default();
     life.set_kick(Box::new(watch::kick));
     life.set_patience(config::get().flush_after);
-    let ours =
-        Device { fd, ibdev: name.to_string_lossy().into_owned(), async_fd: application.as_raw(), life };
+    let ours = Device {
+        fd,
+        ibdev: name.to_string_lossy().into_owned(),
+        events: EventFile::new(application.as_ref().map_or(-1, OwnedFd::as_raw)),
+        life,
+    };
     log::info!("{}: opened, served by holdfast ({}), private ABI {}", ours.ibdev, F::NAME, host.layout());
     // SAFETY: the caller's word.
     let wrapper = unsafe { wrapper.as_mut() };
-    wrapper.context.async_fd = application.into_raw();
+    wrapper.context.async_fd = application.map_or(-1, OwnedFd::into_raw);
     wrapper.context.num_comp_vectors = num_comp_vectors.try_into().unwrap_or(i32::MAX);
     wrapper.ours.write(Context {
         family,

@@ -202,7 +202,7 @@ unsafe fn create<F: Family>(
     extended: bool,
 ) -> Result<*mut ibv_cq_ex, Error> {
     // SAFETY: the caller's word: an open context of family F.
-    let cx = unsafe { context::of::<F>(context) };
+    let cx = unsafe { context::for_creating::<F>(context) };
     let fresh = Fresh::<ibv_cq_ex, Cq<F>>::new()?;
     cx.usable()?;
     let head = fresh.head();

@@ -86,7 +86,7 @@ static MLX5: verbs_device_ops = verbs_device_ops {
     static_providers: ptr::null_mut(),
     match_device: Some(match_mlx5),
     alloc_context: Some(context::alloc::<Mlx5>),
-    import_context: None,
+    import_context: Some(context::import::<Mlx5>),
     alloc_device: Some(alloc_device),
     uninit_device: Some(uninit_device),
 };

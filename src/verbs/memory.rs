@@ -76,6 +76,11 @@ pub(crate) struct Pd<F: Family> {
 }
 
 impl<F: Family> Pd<F> {
+    /// A PD, not a parent domain.
+    pub(crate) fn new(part: F::Pd) -> Pd<F> {
+        Pd { part, parent: None, users: AtomicU32::new(0) }
+    }
+
     /// Whether it is a parent domain.
     pub(crate) fn is_parent_domain(&self) -> bool {
         self.parent.is_some()
@@ -116,7 +121,7 @@ pub(crate) unsafe extern "C" fn alloc_pd<F: Family>(context: *mut ibv_context) -
         unsafe { (*fresh.head()).context = context };
         // SAFETY: as above.
         unsafe { (*fresh.head()).handle = created.handle.0 };
-        Ok(fresh.finish(Pd { part: created.object, parent: None, users: AtomicU32::new(0) }))
+        Ok(fresh.finish(Pd::new(created.object)))
     })
 }
 
@@ -133,8 +138,12 @@ pub(crate) unsafe extern "C" fn alloc_parent_domain<F: Family>(
         // SAFETY: the caller's word; plain data.
         let attr = unsafe { *non_null(attr, "check the arguments")? };
         let pd = non_null(attr.pd, "check the PD")?;
+        let known = IBV_PARENT_DOMAIN_INIT_ATTR_ALLOCATORS
+            | IBV_PARENT_DOMAIN_INIT_ATTR_PD_CONTEXT
+            | IBV_PARENT_DOMAIN_INIT_ATTR_ALLOW_CC_UNPROTECTED_ALLOC;
         if attr.comp_mask & !IBV_PARENT_DOMAIN_INIT_ATTR_PD_CONTEXT != 0 {
-            return Err(Error::new("check the parent domain's comp_mask", Errno::EOPNOTSUPP));
+            let errno = if attr.comp_mask & !known != 0 { Errno::EINVAL } else { Errno::EOPNOTSUPP };
+            return Err(Error::new("check the parent domain's comp_mask", errno));
         }
         // SAFETY: the caller's word.
         let cx = unsafe { context::of::<F>(context) };
@@ -215,7 +224,7 @@ pub(crate) unsafe extern "C" fn alloc_null_mr<F: Family>(pd: *mut ibv_pd) -> *mu
 }
 
 /// Makes the C object of a region that `register` gets from the kernel.
-fn new_mr(
+pub(crate) fn new_mr(
     mr_type: u32,
     access: c_int,
     register: impl FnOnce() -> Result<Mr, Error>,

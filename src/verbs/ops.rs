@@ -1,9 +1,9 @@
 //! The operations of a family's contexts.
 //!
 //! What is not named here, or not served by the family, is left to libibverbs, which answers `EOPNOTSUPP` for it (`ENOSYS` in
-//! older releases): flows, work queues, device memory, counters, imports.
+//! older releases): flows and their counters, work queues, rate limits.
 
-use super::{context, cq, domains, memory, qp, query, srq};
+use super::{context, cq, dm, domains, import, memory, qp, query, srq};
 use crate::abi::ops::Ops;
 use crate::family::{Family, Verbs};
 
@@ -11,6 +11,15 @@ use crate::family::{Family, Verbs};
 pub(crate) fn table<F: Family>() -> Ops {
     let has = |verbs| F::VERBS.contains(verbs);
     Ops {
+        alloc_dm: has(Verbs::DEVICE_MEMORY).then_some(dm::alloc_dm::<F>),
+        free_dm: has(Verbs::DEVICE_MEMORY).then_some(dm::free_dm::<F>),
+        import_dm: has(Verbs::IMPORT).then_some(dm::import_dm::<F>),
+        import_mr: has(Verbs::IMPORT).then_some(import::import_mr::<F>),
+        import_pd: has(Verbs::IMPORT).then_some(import::import_pd::<F>),
+        reg_dm_mr: has(Verbs::DEVICE_MEMORY).then_some(dm::reg_dm_mr::<F>),
+        unimport_dm: has(Verbs::IMPORT).then_some(dm::unimport_dm),
+        unimport_mr: has(Verbs::IMPORT).then_some(import::unimport_mr),
+        unimport_pd: has(Verbs::IMPORT).then_some(import::unimport_pd::<F>),
         alloc_null_mr: has(Verbs::NULL_MR).then_some(memory::alloc_null_mr::<F>),
         alloc_parent_domain: has(Verbs::THREAD_DOMAINS).then_some(memory::alloc_parent_domain::<F>),
         alloc_td: has(Verbs::THREAD_DOMAINS).then_some(domains::alloc_td::<F>),

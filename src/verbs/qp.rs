@@ -283,9 +283,10 @@ pub(crate) unsafe extern "C" fn create_qp<F: Family>(
             sq_sig_all: attr.sq_sig_all != 0,
             send_ops_flags: None,
         };
-        let cx = cx_of!(F, pd);
-        // SAFETY: the caller's word.
+        // SAFETY: the caller's word: a live PD.
         let context = unsafe { (*pd).context };
+        // SAFETY: the PD's family is that of its context.
+        let cx = unsafe { context::for_creating::<F>(context) };
         // SAFETY: as above.
         unsafe { create::<F>(cx, context, &init, &mut attr.cap) }
     })
@@ -303,7 +304,7 @@ pub(crate) unsafe extern "C" fn create_qp_ex<F: Family>(
         // SAFETY: the caller's word; the caller alone reads and writes it.
         let attr = unsafe { &mut *non_null(attr, "check the arguments")? };
         // SAFETY: the caller's word.
-        let cx = unsafe { context::of::<F>(context) };
+        let cx = unsafe { context::for_creating::<F>(context) };
         let unsupported = Err(Error::new("check the QP's comp_mask and flags", Errno::EOPNOTSUPP));
         let mut known = IBV_QP_INIT_ATTR_PD | IBV_QP_INIT_ATTR_CREATE_FLAGS | IBV_QP_INIT_ATTR_SEND_OPS_FLAGS;
         if F::VERBS.contains(Verbs::XRC) {

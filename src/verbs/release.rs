@@ -85,8 +85,8 @@ impl<F: Family> Context<F> {
     pub(super) fn let_go_of_files(&self) {
         *self.events() = None;
         *self.removal() = None;
-        let (command, events) = (self.device.fd.fd, self.device.async_fd);
-        let result = self.replace_events(events).and_then(|()| {
+        let (command, events) = (self.device.fd.fd, self.device.events.fd());
+        let result = events.map_or(Ok(()), |events| self.replace_events(events)).and_then(|()| {
             let (from, _) = sys::pipe(0)?;
             sys::dup_over(from.as_raw(), command, process::is_close_on_exec(command)?)
         });
@@ -97,7 +97,7 @@ impl<F: Family> Context<F> {
             );
         }
         let mut fds: BTreeSet<RawFd> = self.channels.all().iter().map(|channel| channel.fd()).collect();
-        fds.insert(events);
+        fds.extend(events);
         channel::disturb(&fds);
         std::thread::sleep(SECOND_LOOK);
         channel::disturb(&fds);

@@ -65,7 +65,7 @@ unsafe fn create<F: Family>(
     xrc: Option<(*mut ibv_xrcd, *mut ibv_cq)>,
 ) -> Result<*mut ibv_srq, Error> {
     // SAFETY: the caller's word.
-    let cx = unsafe { context::of::<F>(context) };
+    let cx = unsafe { context::for_creating::<F>(context) };
     cx.usable()?;
     let pd = non_null(pd, "check the PD")?;
     let fresh = Fresh::<verbs_srq, Srq<F>>::new()?;
