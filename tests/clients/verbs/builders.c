@@ -216,6 +216,10 @@ static void zero(struct pair *p)
 	static const char *const names[] = { "sge", "sge_list", "inline", "inline_list", "none" };
 	for (int h = 0; h < 5; h++) {
 		char name[64];
+		if (h == 4 && !soft_roce() && provider() == PROVIDER_STOCK) {
+			say("zero.none", "left out: stock mlx5 loses an operation without a setter, and what comes after it");
+			continue;
+		}
 		need(!recv_one(&p->b, 410, 16384, 1024), "post a receive");
 		start(p, 411);
 		if (h == 2 || h == 3)

@@ -78,9 +78,16 @@ bool want_errno(const char *name, int got, int want)
 	return got == want;
 }
 
+static bool is_soft_roce = true;
+
+bool soft_roce(void)
+{
+	return is_soft_roce;
+}
+
 static bool lenient(void)
 {
-	return provider() == PROVIDER_STOCK;
+	return !is_soft_roce || provider() == PROVIDER_STOCK;
 }
 
 bool strict_errno(const char *name, int got, int want)
@@ -213,6 +220,7 @@ void parse_options(struct options *o, int argc, char **argv, const char *usage)
 			exit(c == 'h' ? 0 : 2);
 		}
 	}
+	is_soft_roce = !strncmp(o->device[0], "rxe", 3);
 	o->argc = argc - optind;
 	o->argv = argv + optind;
 	signal(SIGALRM, on_alarm);
@@ -375,13 +383,14 @@ void side_close(struct side *s)
 int to_init(struct side *s, const struct spec *spec)
 {
 	struct ibv_qp_attr a = { .qp_state = IBV_QPS_INIT, .port_num = 1 };
+	enum ibv_qp_type type = s->qp->qp_type;
 	int mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT;
-	if (spec->type == IBV_QPT_UD) {
+	if (type == IBV_QPT_UD) {
 		a.qkey = QKEY;
 		mask |= IBV_QP_QKEY;
 	} else {
 		a.qp_access_flags = (unsigned)(spec->access ? spec->access : ALL_ACCESS);
-		if (spec->type == IBV_QPT_UC)
+		if (type == IBV_QPT_UC)
 			a.qp_access_flags &= IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
 		mask |= IBV_QP_ACCESS_FLAGS;
 	}
@@ -402,10 +411,11 @@ int to_rtr(struct side *s, struct side *peer, const struct spec *spec)
 			     .grh = { .dgid = peer->dev->gid, .sgid_index = (uint8_t)s->dev->gid_index,
 				      .hop_limit = 64 } },
 	};
+	enum ibv_qp_type type = s->qp->qp_type;
 	int mask = IBV_QP_STATE;
-	if (spec->type != IBV_QPT_UD)
+	if (type != IBV_QPT_UD)
 		mask |= IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN;
-	if (spec->type == IBV_QPT_RC)
+	if (type == IBV_QPT_RC || type == IBV_QPT_XRC_RECV)
 		mask |= IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER;
 	return ibv_modify_qp(s->qp, &a, mask);
 }
@@ -425,9 +435,12 @@ int to_rts(struct side *s, const struct spec *spec)
 		.rnr_retry = or_default(spec->rnr_retry, 7),
 		.max_rd_atomic = 4,
 	};
+	enum ibv_qp_type type = s->qp->qp_type;
 	int mask = IBV_QP_STATE | IBV_QP_SQ_PSN;
-	if (spec->type == IBV_QPT_RC)
+	if (type == IBV_QPT_RC || type == IBV_QPT_XRC_SEND)
 		mask |= IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_MAX_QP_RD_ATOMIC;
+	else if (type == IBV_QPT_XRC_RECV)
+		mask |= IBV_QP_TIMEOUT;
 	return ibv_modify_qp(s->qp, &a, mask);
 }
 

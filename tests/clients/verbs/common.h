@@ -37,7 +37,8 @@ bool check(const char *name, bool ok);
 /* Reports a number, an errno; another than `want` is a failure. */
 bool want_int(const char *name, long long got, long long want);
 bool want_errno(const char *name, int got, int want);
-/* As want_errno, but a failure only of a provider other than the stock one, which is known to differ. */
+/* As want_errno, but on soft-RoCE only, and a failure only of a provider other than the stock one, which is known to
+ * differ. */
 bool strict_errno(const char *name, int got, int want);
 bool strict_check(const char *name, bool ok);
 bool strict_int(const char *name, long long got, long long want);
@@ -52,8 +53,10 @@ const char *errname(int err);
 #define ERR_OF_PTR(expr) (errno = 0, (expr) ? 0 : errno)
 
 enum provider { PROVIDER_UNKNOWN, PROVIDER_STOCK, PROVIDER_HOLDFAST };
-/* The provider that serves this process, by /proc/self/maps. */
+/* The provider that serves devices in this process, by /proc/self/maps. */
 enum provider provider(void);
+/* Whether the devices are soft-RoCE. Of others stock is the only judge. */
+bool soft_roce(void);
 
 /* For what is a kernel's doing, with any provider. */
 bool kernel_before(int major, int minor);

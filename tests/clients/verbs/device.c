@@ -253,11 +253,97 @@ static void imports(struct topo *t)
 #endif
 }
 
+/* What needs an Ethernet port, or is of little use without, and what else a ConnectX has. */
+static void more(struct topo *t)
+{
+	struct ibv_context *ctx = t->a->ctx;
+	struct ibv_cq *cq = ibv_create_cq(ctx, 16, NULL, NULL, 0);
+	need(cq, "create a CQ");
+	struct ibv_qp_init_attr qa = qp_init(IBV_QPT_UD, cq, cq, (struct ibv_qp_cap){ 4, 4, 1, 1, 0 });
+	struct ibv_qp *qp = ibv_create_qp(t->a->pd, &qa), *raw;
+	need(qp, "create a QP");
+#define TRY(name, object, expr, gone)                                                                                  \
+	do {                                                                                                           \
+		errno = 0;                                                                                             \
+		object = expr;                                                                                         \
+		say(name, "%s", object ? "created" : errname(errno));                                                  \
+		if (object)                                                                                            \
+			want_errno(name ".destroy", gone(object), 0);                                                  \
+	} while (0)
+	struct ibv_mr *mr;
+	TRY("null_mr", mr, ibv_alloc_null_mr(t->a->pd), ibv_dereg_mr);
+	struct ibv_wq_init_attr wa = { .wq_type = IBV_WQT_RQ, .max_wr = 16, .max_sge = 1, .pd = t->a->pd, .cq = cq };
+	struct ibv_wq *wq;
+	TRY("wq", wq, ibv_create_wq(ctx, &wa), ibv_destroy_wq);
+	struct {
+		struct ibv_flow_attr a;
+		struct ibv_flow_spec_eth eth;
+	} flow = { .a = { .type = IBV_FLOW_ATTR_NORMAL, .size = sizeof(flow), .num_of_specs = 1, .port = 1 },
+		   .eth = { .type = IBV_FLOW_SPEC_ETH, .size = sizeof(struct ibv_flow_spec_eth) } };
+	struct ibv_flow *rule;
+	TRY("flow", rule, ibv_create_flow(qp, &flow.a), ibv_destroy_flow);
+	struct ibv_counters_init_attr ca = { 0 };
+	struct ibv_counters *counters;
+	TRY("counters", counters, ibv_create_counters(ctx, &ca), ibv_destroy_counters);
+	qa.qp_type = IBV_QPT_RAW_PACKET;
+	TRY("raw_packet", raw, ibv_create_qp(t->a->pd, &qa), ibv_destroy_qp);
+	struct ibv_qp_rate_limit_attr rl = { .rate_limit = 1 };
+	say("rate_limit", "%s", errname(ibv_modify_qp_rate_limit(qp, &rl)));
+	struct ibv_modify_cq_attr mc = { .attr_mask = IBV_CQ_ATTR_MODERATE, .moderate = { 8, 16 } };
+	want_errno("modify_cq", ibv_modify_cq(cq, &mc), 0);
+	mc.attr_mask = 2;
+	say("modify_cq.unknown", "%s", errname(ibv_modify_cq(cq, &mc)));
+	struct ibv_ece ece = { .vendor_id = 1 };
+	say("set_ece.other_vendor", "%s", errname(ibv_set_ece(qp, &ece)));
+	int err = ibv_query_ece(qp, &ece);
+	say("query_ece", "%s %#x %#x", errname(err), ece.vendor_id, ece.options);
+	say("set_ece", "%s", errname(ibv_set_ece(qp, &ece)));
+#if HAVE_DATA_IN_ORDER
+	say("data_in_order", "%d", ibv_query_qp_data_in_order(qp, IBV_WR_RDMA_WRITE, 0));
+#endif
+	struct ibv_td_init_attr ta = { 0 };
+	struct ibv_td *td = ibv_alloc_td(ctx, &ta);
+	need(td, "allocate a thread domain");
+	struct ibv_parent_domain_init_attr pa = { .pd = t->a->pd, .td = td };
+	struct ibv_pd *domain = ibv_alloc_parent_domain(ctx, &pa), *none;
+	need(domain, "allocate a parent domain");
+	want_errno("td.busy", ibv_dealloc_td(td), EBUSY);
+	pa.comp_mask = 1u << 30;
+	TRY("parent_domain.comp_mask", none, ibv_alloc_parent_domain(ctx, &pa), ibv_dealloc_pd);
+	pa.comp_mask = 0;
+	pa.pd = NULL;
+	TRY("parent_domain.no_pd", none, ibv_alloc_parent_domain(ctx, &pa), ibv_dealloc_pd);
+	struct ibv_pd *plain = ibv_alloc_pd(ctx);
+	need(plain, "allocate a PD");
+	pa.pd = plain;
+	pa.td = NULL;
+	struct ibv_pd *without = ibv_alloc_parent_domain(ctx, &pa);
+	check("parent_domain.no_td", without != NULL);
+	want_errno("pd.busy", ibv_dealloc_pd(plain), EBUSY);
+	if (without)
+		want_errno("parent_domain.dealloc", ibv_dealloc_pd(without), 0);
+	want_errno("pd.dealloc", ibv_dealloc_pd(plain), 0);
+	qa.qp_type = IBV_QPT_RC;
+	raw = ibv_create_qp(domain, &qa);
+	check("domain.qp", raw != NULL);
+	say("domain.busy", "%s", errname(ibv_dealloc_pd(domain)));
+	if (raw)
+		want_errno("domain.qp.destroy", ibv_destroy_qp(raw), 0);
+	want_errno("domain.dealloc", ibv_dealloc_pd(domain), 0);
+	want_errno("td.dealloc", ibv_dealloc_td(td), 0);
+#undef TRY
+	need(!ibv_destroy_qp(qp) && !ibv_destroy_cq(cq), "destroy");
+}
+
 void walk_device(struct topo *t)
 {
 	context(t);
 	attributes(t);
 	port(t);
-	absent(t);
-	imports(t);
+	if (soft_roce()) {
+		absent(t);
+		imports(t);
+	} else {
+		more(t);
+	}
 }

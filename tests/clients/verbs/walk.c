@@ -26,6 +26,10 @@ static const struct group groups[] = {
 	{ "bad-post", "work requests and lists that make no sense", walk_bad_post, false, false },
 	{ "bad-create", "capabilities and attributes that make no sense", walk_bad_create, true, false },
 	{ "busy", "destroying what is in use, handles that name nothing", walk_busy, true, false },
+	{ "dm", "device memory", walk_dm, false, false },
+	{ "import", "a context that is opened twice", walk_import, true, false },
+	{ "wqes", "every opcode with every flag and shape of data, one by one", walk_wqes, true, true },
+	{ "registers", "many queue pairs, thread domains", walk_registers, true, true },
 	{ "hazard", "what the stock provider does not check at all", walk_hazard, true, true },
 	{ "port", "the port goes down and up again (needs `ip`)", walk_port, true, true },
 };

@@ -39,5 +39,9 @@ void walk_bad_post(struct topo *t);
 void walk_bad_create(struct topo *t);
 void walk_busy(struct topo *t);
 void walk_hazard(struct topo *t);
+void walk_dm(struct topo *t);
+void walk_import(struct topo *t);
+void walk_wqes(struct topo *t);
+void walk_registers(struct topo *t);
 
 #endif

@@ -1,33 +1,6 @@
-# The project's own clients (tests/clients), and every kernel command without libibverbs (tests/uapi_live.rs). Compiled by
-# the suite's own compiler into $CLIENTS_DIR.
+# The project's own clients (tests/clients), and every kernel command without libibverbs (tests/uapi_live.rs).
 
-clients=${CLIENTS_DIR:-$here/../../../target/clients/$VERSION_CODENAME}
-
-# client PROVIDER NAME COMMAND...: its lines go to cells/NAME.VARIANT.lines.
-client() {
-    local provider=$1 environment=()
-    shift
-    [ "$provider" = stock ] ||
-        environment=(RDMAV_DRIVERS="$provider_dir/libholdfast" HOLDFAST_LOG="info:$log.holdfast")
-    timeout -k 5 $((LIMIT * 10)) env "${environment[@]}" "$@" >"$log.lines" 2>"$log.errors" </dev/null || {
-        note="it ended with $?: $(grep -hE '^FAIL|ERROR|==.*(Invalid|lost in)' "$log.lines" "$log.errors" | head -n 3 | tr '\t\n' '  ' | cut -c1-300)"
-        return 1
-    }
-    [ "$provider" = stock ] || grep -qs 'rxe0: opened, served by holdfast' "$log.holdfast" ||
-        { note='holdfast does not say that it opened the device'; return 1; }
-}
-
-# What both providers do is compared, line by line: stock runs first.
-walk() { # VARIANT
-    local provider=${1%/*}
-    client "$provider" "$clients/verbs-walk" -p "$provider" || return 1
-    [ "$provider" = holdfast ] || return 0
-    python3 "$here/walk.py" "$out/cells/walk.stock-stock.lines" "$log.lines" "$here/../walk-differs.txt" "$VERSION_CODENAME" >"$log.differs" 2>&1
-    local rc=$?
-    note=$(tail -n 1 "$log.differs")
-    return $rc
-}
-[ "$providers" = 'stock holdfast' ] && register walk "$BOTH" 'walk $variant'
+[ "$providers" = 'stock holdfast' ] && register walk "$BOTH" 'walk $variant walk-differs.txt'
 
 OURS=holdfast/holdfast
 # Every kernel command, encoded and decoded by the provider's own code.

@@ -1,4 +1,5 @@
 # What the case files are written in. Sourced by `run`, which sets providers, glob, out, provider_dir.
+. /etc/os-release # VERSION_CODENAME
 
 # The bed of soft-RoCE; another bed's `bed.sh` says otherwise.
 stock_library=librxe-rdmav # what the stock provider's file is called
@@ -58,7 +59,6 @@ KNOWN_LIMIT=25
 cannot=''
 read_cannot() { # FILE
     local line
-    . /etc/os-release
     while IFS= read -r line; do
         [[ $line == "$VERSION_CODENAME :: "* ]] || continue
         line=${line#* :: }
@@ -262,4 +262,33 @@ devinfo() { # VARIANT
         grep -q "^hca_id:.*$device\$" "$log.output" || { note="$device is not in it"; return 1; }
     done
     diff -u "$log.reference" "$log.output" >"$log.diff" || { note="differs from stock: $(grep -c '^[-+][^-+]' "$log.diff") lines"; return 1; }
+}
+
+# The project's own clients (tests/clients), compiled by the suite's own compiler.
+clients=${CLIENTS_DIR:-$here/../../../target/clients/$VERSION_CODENAME}
+
+# client PROVIDER COMMAND...: its lines go to cells/NAME.VARIANT.lines.
+client() {
+    local provider=$1 environment=()
+    shift
+    [ "$provider" = stock ] ||
+        environment=(RDMAV_DRIVERS="$provider_dir/libholdfast" HOLDFAST_LOG="info:$log.holdfast")
+    timeout -k 5 $((LIMIT * 10)) env "${environment[@]}" "$@" >"$log.lines" 2>"$log.errors" </dev/null || {
+        note="it ended with $?: $(grep -hE '^FAIL|ERROR|==.*(Invalid|lost in)' "$log.lines" "$log.errors" | head -n 3 | tr '\t\n' '  ' | cut -c1-300)"
+        return 1
+    }
+    [ "$provider" = stock ] || grep -qs "${devices%% *}: opened, served by holdfast" "$log.holdfast" ||
+        { note='holdfast does not say that it opened the device'; return 1; }
+}
+
+# walk VARIANT DIFFERS ARGUMENT...: what both providers do is compared, line by line: stock runs first.
+walk() {
+    local provider=${1%/*} differs=$here/../$2
+    shift 2
+    client "$provider" "$clients/verbs-walk" -p "$provider" "$@" || return 1
+    [ "$provider" = holdfast ] || return 0
+    python3 "$here/walk.py" "$out/cells/$name.stock-stock.lines" "$log.lines" "$differs" "$VERSION_CODENAME" >"$log.differs" 2>&1
+    local rc=$?
+    note=$(tail -n 1 "$log.differs")
+    return $rc
 }

@@ -1,5 +1,5 @@
 #!/bin/bash
-# hca-control COMMAND... | hca-journal QUERY... | hca-plug del SLOT | hca-plug add SLOT [DEVICE]: an order to the host
+# hca-control COMMAND... | hca-journal QUERY... | hca-save FILE QUERY... | hca-plug del SLOT | hca-plug add SLOT [DEVICE]: an order to the host
 # (src/hca.rs says which there are). Prints the answer; the status is the order's.
 exec 9>/run/guest/orders.lock && flock 9 || exit 125
 exec 8<>/dev/vport0p4 || exit 125

@@ -53,7 +53,7 @@ hca_up() {
     [ $n -ge "$hca" ]
 }
 if [ -n "$hca" ]; then
-    for name in control journal plug; do ln -s /run/guest/hca /usr/local/bin/hca-$name; done
+    for name in control journal save plug; do ln -s /run/guest/hca /usr/local/bin/hca-$name; done
     modprobe -a mlx5_core mlx5_ib ib_uverbs rdma_ucm || die 'no mlx5 modules'
     end=$((SECONDS + 90))
     until hca_up || [ $SECONDS -ge $end ]; do sleep 0.05; done

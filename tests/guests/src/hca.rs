@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `control COMMAND` | `vhca control`: a fault, or a question |
 //! | `journal QUERY...` | `vhca journal`: what the devices saw so far |
+//! | `save FILE QUERY...` | the same, into a file of the host, by its path; the guest's port is slow |
 //! | `plug del SLOT` | `device_del` by QMP; answers when the guest has let the device go |
 //! | `plug add SLOT [DEVICE]` | `device_add` of that device, or of the one the slot had at boot |
 
@@ -261,7 +262,7 @@ impl Drop for Bed {
 }
 
 /// A value's name, as the command line has it.
-fn name(value: impl ValueEnum) -> String {
+pub(crate) fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|v| v.get_name().to_owned()).unwrap_or_default()
 }
 
@@ -313,17 +314,24 @@ impl Desk {
         let words: Vec<&str> = rest.split_whitespace().collect();
         match (what, words.as_slice()) {
             ("control", _) => self.ask("control", &self.dir.join("control"), &[rest]),
-            ("journal", queries) => {
-                // Only then is the file complete.
-                self.ask("control", &self.dir.join("control"), &["sync"])?;
-                let journal = self.wanted.journal.as_deref().context("no journal")?;
-                self.ask("journal", journal, queries)
+            ("journal", queries) => self.journal(queries),
+            ("save", [file, queries @ ..]) => {
+                let (text, status) = self.journal(queries)?;
+                fs::write(file, text).with_context(|| format!("writing {file}"))?;
+                Ok((String::new(), status))
             }
             ("plug", ["del", slot]) => self.monitor(|m| m.remove(&format!("hca{}", self.slot(slot)?))),
             ("plug", ["add", slot]) => self.add(slot, slot),
             ("plug", ["add", slot, device]) => self.add(slot, device),
             _ => bail!("no such order: {order}"),
         }
+    }
+
+    fn journal(&self, queries: &[&str]) -> Result<(String, u8)> {
+        // Only then is the file complete.
+        self.ask("control", &self.dir.join("control"), &["sync"])?;
+        let journal = self.wanted.journal.as_deref().context("no journal")?;
+        self.ask("journal", journal, queries)
     }
 
     fn slot(&self, word: &str) -> Result<u32> {
@@ -437,13 +445,17 @@ mod tests {
         let desk = desk("/d");
         assert_eq!(desk.answer("control die 0").unwrap(), ("control /d/control die 0\n".to_owned(), 0));
         assert_eq!(desk.answer("journal a b").unwrap(), ("journal j a b\n".to_owned(), 0));
+        let file = std::env::temp_dir().join(format!("holdfast-save-{}", std::process::id()));
+        assert_eq!(desk.answer(&format!("save {} a", file.display())).unwrap(), (String::new(), 0));
+        assert_eq!(fs::read_to_string(&file).unwrap(), "journal j a\n");
+        fs::remove_file(&file).unwrap();
     }
 
     #[test]
     fn a_wrong_order_is_refused() {
         let desk = desk("/d");
         for order in
-            ["", "plug", "plug del", "plug del 2", "plug add 0 3", "plug add x", "plug swap 0", "x y"]
+            ["", "save", "plug", "plug del", "plug del 2", "plug add 0 3", "plug add x", "plug swap 0", "x y"]
         {
             assert!(desk.answer(order).is_err(), "{order}");
         }

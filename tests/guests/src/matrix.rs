@@ -33,10 +33,11 @@ enum Bed {
 
 impl Bed {
     /// What its results are called.
-    fn output(self) -> &'static str {
-        match self {
-            Self::Rxe => "matrix",
-            Self::Hca => "hca",
+    fn output(self, bar: hca::Bar) -> &'static str {
+        match (self, bar) {
+            (Self::Rxe, _) => "matrix",
+            (Self::Hca, hca::Bar::Mapped) => "hca",
+            (Self::Hca, hca::Bar::Trapped) => "hca-trapped",
         }
     }
 
@@ -48,8 +49,8 @@ impl Bed {
     }
 }
 
-/// Runs the cases of tests/guests/cases in guests and makes the table: target/guests/matrix.md and matrix.json, or
-/// hca.md and hca.json.
+/// Runs the cases of tests/guests/cases in guests and makes the table: target/guests/matrix.md and matrix.json, or those
+/// of hca or hca-trapped.
 #[derive(Args)]
 pub(crate) struct MatrixArgs {
     #[arg(long, value_enum, default_value = "rxe")]
@@ -128,7 +129,7 @@ pub(crate) fn matrix(args: &MatrixArgs) -> Result<u8> {
         cells.extend(suite?);
     }
     cells.sort_by(|a, b| (a.suite, &a.case, &a.variant).cmp(&(b.suite, &b.case, &b.variant)));
-    finish(&cells, &cannot, args.bed, started)
+    finish(&cells, &cannot, args, started)
 }
 
 fn one_suite(
@@ -139,7 +140,7 @@ fn one_suite(
     cannot: &Cannot,
 ) -> Result<Vec<Cell>> {
     let suite = root.suite;
-    let out = paths::output()?.join(args.bed.output()).join(suite.name());
+    let out = paths::output()?.join(args.bed.output(args.hca_bar)).join(suite.name());
     // What an earlier matrix left must not be taken for this one's.
     if out.exists() {
         fs::remove_dir_all(&out).with_context(|| format!("removing {}", out.display()))?;
@@ -153,17 +154,18 @@ fn one_suite(
         spec.share(provider_dir)?;
     }
     spec.hca = hca;
-    let (provider, bed) = (args.provider.to_possible_value(), args.bed.to_possible_value());
-    let (provider, bed) = provider.zip(bed).context("a value has a name")?;
+    let (provider, bed) = (hca::name(args.provider), hca::name(args.bed));
     let words = [
         "env",
         &format!("HOLDFAST_DIR={}", provider_dir.display()),
         &format!("CLIENTS_DIR={}", clients.display()),
         "tests/guests/cases/run",
         "--bed",
-        bed.get_name(),
+        &bed,
+        "--bar",
+        &hca::name(args.hca_bar),
         "--provider",
-        provider.get_name(),
+        &provider,
         "--case",
         &args.case,
         "--repeat",
@@ -203,7 +205,7 @@ fn one_suite(
     Ok(record.judge(suite, cannot))
 }
 
-fn finish(cells: &[Cell], cannot: &Cannot, bed: Bed, started: Instant) -> Result<u8> {
+fn finish(cells: &[Cell], cannot: &Cannot, args: &MatrixArgs, started: Instant) -> Result<u8> {
     if cells.is_empty() {
         bail!("no cell at all");
     }
@@ -211,14 +213,14 @@ fn finish(cells: &[Cell], cannot: &Cannot, bed: Bed, started: Instant) -> Result
     let output = paths::output()?;
     let table = report::markdown(cells);
     let json = serde_json::to_string_pretty(&Json { sum, cells }).context("the JSON")?;
-    let file = output.join(bed.output());
+    let file = output.join(args.bed.output(args.hca_bar));
     for (extension, text) in [("md", &table), ("json", &json)] {
         let file = file.with_extension(extension);
         fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     println!("\n{table}");
     for line in cannot.stale(cells) {
-        eprintln!("guest: {} has what stock can do by now: {line}", bed.cannot());
+        eprintln!("guest: {} has what stock can do by now: {line}", args.bed.cannot());
     }
     let bad = cells.iter().filter(|c| c.verdict == Verdict::Bad);
     for cell in bad.clone() {
