@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::dbrec::Pool;
 use super::op::transport;
 use super::ring::{Key, Owner, Receives, RecvRing, SendRing};
-use super::send::{SendQueue, Shape};
+use super::send::{self, SendQueue, Shape};
 use super::wqe;
 use super::{Ah, Cq, srq};
 use crate::abi::host::ForkRanges;
@@ -24,7 +24,8 @@ const BLOCKS: u32 = 32;
 fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
     let memory = Memory::new(8192, ForkRanges::default()).ok()?;
     let dbrec = pool.take().ok()?;
-    let send = SendRing::new(BLOCKS, Blocks::new(&memory, 4096, BLOCKS).ok()?, dbrec.clone(), Arc::default());
+    let blocks = Blocks::new(&memory, 4096, BLOCKS).ok()?;
+    let send = SendRing::new(BLOCKS, send::prefix(transport::RC), blocks, dbrec.clone(), Arc::default());
     send.gate.set(BLOCKS);
     let receives = if shared {
         let shape = super::shape::Srq { count: 16, log_units: 1 };

@@ -680,7 +680,8 @@ impl Family for Mlx5 {
                 None
             } else {
                 let units = Blocks::new(&memory, sizes.sq_offset(), sizes.sq_blocks).step(lay_out)?;
-                Some(SendRing::new(sizes.sq_blocks, units, dbrec.clone(), device.life.clone()))
+                let prefix = send::prefix(op::transport_of(request.qp_type));
+                Some(SendRing::new(sizes.sq_blocks, prefix, units, dbrec.clone(), device.life.clone()))
             };
             let receives = if let Some(srq) = attached.srq {
                 Receives::Shared(srq.inner.clone())

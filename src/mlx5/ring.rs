@@ -127,6 +127,8 @@ pub(super) struct SendRing {
     pub(super) gate: Gate,
     /// In blocks.
     kept: Kept,
+    /// Units of a WQE in front of the operation's own.
+    prefix: u32,
     pub(super) blocks: Blocks,
     /// That of `_dbrec`, at hand.
     pub(super) record: Record,
@@ -134,14 +136,22 @@ pub(super) struct SendRing {
 }
 
 impl SendRing {
-    /// A ring of `count` blocks, a power of two, whose WQEs are in `blocks`.
-    pub(super) fn new(count: u32, blocks: Blocks, dbrec: Arc<Dbrec>, life: Arc<Life>) -> SendRing {
+    /// A ring of `count` blocks, a power of two, whose WQEs are in `blocks`, each with `prefix` units in front of the
+    /// operation's own.
+    pub(super) fn new(
+        count: u32,
+        prefix: u32,
+        blocks: Blocks,
+        dbrec: Arc<Dbrec>,
+        life: Arc<Life>,
+    ) -> SendRing {
         let slot = || Slot { wr_id: AtomicU64::new(0), meta: AtomicU64::new(Meta::NONE.pack()) };
         SendRing {
             slots: Table::new(count, slot),
             retired: AtomicU64::new(Meta::NONE.pack()),
             gate: Gate::new(),
             kept: Kept::new(life),
+            prefix,
             blocks,
             record: dbrec.record.clone(),
             _dbrec: dbrec,
@@ -271,11 +281,13 @@ impl SendRing {
     pub(super) fn scatter(&self, counter: u16, data: &[u8]) -> Result<(), Errno> {
         let first = u32::from(counter) * wqe::UNITS_PER_BB;
         let [ctrl, _] = self.blocks.units().get(first);
-        let skip = match wqe::opcode_of(ctrl) {
-            wqe::opcode::RDMA_READ => 2,
-            wqe::opcode::ATOMIC_CS | wqe::opcode::ATOMIC_FA => 3,
+        // The remote address, and the operands of an atomic.
+        let own = match wqe::opcode_of(ctrl) {
+            wqe::opcode::RDMA_READ => 1,
+            wqe::opcode::ATOMIC_CS | wqe::opcode::ATOMIC_FA => 2,
             _ => return Err(Errno::EIO),
         };
+        let skip = self.prefix + own;
         let count = wqe::ds_of(ctrl).saturating_sub(skip);
         if self.blocks.units().scatter(first + skip, count, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
     }

@@ -186,7 +186,7 @@ fn put_datagram(block: Block<'_>, ah: &Ah, remote_qpn: u32, remote_qkey: u32) {
 }
 
 /// Units in front of the operation's own segments.
-const fn prefix(transport: u8) -> u32 {
+pub(super) const fn prefix(transport: u8) -> u32 {
     match transport {
         transport::UD => 4,
         transport::XRC => 2,

@@ -744,17 +744,46 @@ fn small_messages_come_inside_of_the_entry() {
     let wcs = cq.poll(4).unwrap();
     assert_eq!((wcs[0].status, &buffer[..8]), (IBV_WC_SUCCESS, &b"holdfast"[..]));
     assert_eq!(wcs[1].status, IBV_WC_LOC_LEN_ERR, "longer than its buffer");
-    // A read's answer goes where its WQE says.
-    let mut wr = send(3, IBV_WR_RDMA_READ, &mut sges);
-    wr.wr.rdma = ibv_send_wr_rdma { remote_addr: 0x10, rkey: 0x20 };
-    post(&qp.qp, &mut [wr]).unwrap();
-    let entry = Entry::sent(0, 0, wqe::opcode::RDMA_READ).put(0, b"readdata").put(44, &8_u32.to_be_bytes());
-    cq.complete(entry.put(63, &[4]));
-    let wcs = cq.poll(4).unwrap();
-    assert_eq!(
-        (wcs[0].status, wcs[0].opcode, &buffer[..8]),
-        (IBV_WC_SUCCESS, IBV_WC_RDMA_READ, &b"readdata"[..])
-    );
+}
+
+/// The answer of a read or an atomic, inside of its entry, goes where the WQE says: behind what each has in front of its data.
+#[test]
+fn small_answers_come_inside_of_the_entry() {
+    for qp_type in [IBV_QPT_RC, IBV_QPT_XRC_SEND] {
+        let mut world = World::plain();
+        let mut cq = world.cq(63, 0);
+        let qp = world.qp(
+            &cq,
+            qp_type,
+            ibv_qp_cap { max_recv_wr: 0, max_recv_sge: 0, max_send_sge: 3, ..CAP },
+            None,
+        );
+        let mut buffers = [[0_u8; 3], [0_u8; 3], [0_u8; 3]];
+        let mut sges = buffers.each_mut().map(|buffer| ibv_sge {
+            addr: buffer.as_mut_ptr().expose_provenance() as u64,
+            length: 3,
+            lkey: 1,
+        });
+        let mut counter = 0;
+        for (opcode, code, wc) in [
+            (IBV_WR_RDMA_READ, wqe::opcode::RDMA_READ, IBV_WC_RDMA_READ),
+            (IBV_WR_ATOMIC_FETCH_AND_ADD, wqe::opcode::ATOMIC_FA, IBV_WC_FETCH_ADD),
+            (IBV_WR_ATOMIC_CMP_AND_SWP, wqe::opcode::ATOMIC_CS, IBV_WC_COMP_SWAP),
+        ] {
+            let mut wr = send(3, opcode, &mut sges);
+            // Taken for a data segment, what is in front of the data names bytes where nothing is.
+            wr.wr.atomic =
+                ibv_send_wr_atomic { remote_addr: 1 << 40, compare_add: 1 << 40, swap: 1 << 40, rkey: 0x20 };
+            post(&qp.qp, &mut [wr]).unwrap();
+            let entry = Entry::sent(0, counter, code).put(0, b"readdata").put(44, &8_u32.to_be_bytes());
+            cq.complete(entry.put(63, &[4]));
+            let wcs = cq.poll(4).unwrap();
+            assert_eq!((wcs[0].status, wcs[0].opcode), (IBV_WC_SUCCESS, wc), "type {qp_type}");
+            assert_eq!(buffers, [*b"rea", *b"dda", *b"ta\0"], "type {qp_type}, operation {opcode}");
+            buffers = [[0; 3]; 3];
+            counter = qp.db.be32(4) as u16;
+        }
+    }
 }
 
 #[test]

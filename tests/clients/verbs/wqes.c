@@ -59,6 +59,7 @@ static void xrc_open(struct lane *l, struct topo *t, const struct spec *spec)
 	need(!ibv_destroy_qp(a->qp) && !ibv_destroy_qp(b->qp), "replace the QPs");
 	struct ibv_qp_init_attr_ex s = {
 		.send_cq = a->scq, .recv_cq = a->rcq, .qp_type = IBV_QPT_XRC_SEND, .pd = t->a->pd,
+		.sq_sig_all = spec->sq_sig_all,
 		.cap = { .max_send_wr = spec->send_wr, .max_send_sge = 4, .max_inline_data = spec->inl },
 		.comp_mask = IBV_QP_INIT_ATTR_PD | (spec->ex ? IBV_QP_INIT_ATTR_SEND_OPS_FLAGS : 0),
 		.send_ops_flags = spec->send_ops,
@@ -81,10 +82,10 @@ static void xrc_open(struct lane *l, struct topo *t, const struct spec *spec)
 	     "connect");
 }
 
-static void lane_open(struct lane *l, struct topo *t, size_t transport, bool builders)
+static void lane_open(struct lane *l, struct topo *t, size_t transport, bool builders, bool sig_all)
 {
 	struct spec spec = { .type = transports[transport].type, .inl = 100, .send_wr = DEPTH, .recv_wr = DEPTH,
-			     .ex = builders, .send_ops = transports[transport].ops,
+			     .sq_sig_all = sig_all, .ex = builders, .send_ops = transports[transport].ops,
 			     .access = ALL_ACCESS | IBV_ACCESS_MW_BIND };
 	*l = (struct lane){ .type = spec.type, .builders = builders };
 	if (spec.type == IBV_QPT_XRC_SEND)
@@ -349,6 +350,39 @@ static void windows(struct lane *l)
 	need(!ibv_dealloc_mw(own) && !ibv_dealloc_mw(peer), "free the windows");
 }
 
+/* Where every send is signalled the device may put the answer of a small read or of an atomic into the completion. */
+static void answers(struct lane *l)
+{
+	static const uint32_t sizes[] = { 2, 8, 31, 32, 33, 64, 65 };
+	struct side *a = &l->p.a, *b = &l->p.b;
+	for (size_t i = 0; i < ARRAY_SIZE(sizes) + 2; i++) {
+		bool atomic = i >= ARRAY_SIZE(sizes);
+		uint32_t size = atomic ? 8 : sizes[i];
+		/* Two pieces with room between them. */
+		struct ibv_sge sg[2] = { sge(a, 4096, size / 2), sge(a, 5000, size - size / 2) };
+		struct ibv_send_wr w = wr(!atomic ? IBV_WR_RDMA_READ : i % 2 ? IBV_WR_ATOMIC_CMP_AND_SWP : IBV_WR_ATOMIC_FETCH_AND_ADD,
+					  i, sg);
+		uint8_t want[65];
+		struct ibv_wc wc;
+		w.num_sge = 2;
+		w.send_flags = 0;
+		w.qp_type.xrc.remote_srqn = l->srqn;
+		fill(b->buf + REMOTE, sizeof(want), (unsigned)i);
+		memcpy(want, b->buf + REMOTE, sizeof(want));
+		memset(a->buf + 4096, 0xee, 2048);
+		if (atomic) {
+			w.wr.atomic.remote_addr = (uintptr_t)(b->buf + REMOTE);
+			w.wr.atomic.rkey = b->mr->rkey;
+		} else {
+			wr_rdma(&w, b, REMOTE);
+		}
+		need(!send_wr(a, &w) && wait_one(a->scq, &wc), "a completion");
+		say_wc(atomic ? "answer.atomic" : "answer.read", &wc);
+		check("answer.data", !memcmp(a->buf + 4096, want, size / 2) && !memcmp(a->buf + 5000, want + size / 2, size - size / 2) &&
+					    a->buf[4096 + size / 2] == 0xee && a->buf[5000 + size - size / 2] == 0xee);
+	}
+}
+
 /* The key names nothing: the QP ends with it, and what is behind it is flushed. */
 static void last(struct lane *l)
 {
@@ -389,7 +423,7 @@ void walk_wqes(struct topo *t)
 			struct lane l;
 			struct shape all[SHAPES];
 			prefix("wqes.%s.%s", transports[i].name, builders ? "builders" : "post");
-			lane_open(&l, t, i, builders);
+			lane_open(&l, t, i, builders, false);
 			size_t n = shapes(all, &l.p.a.cap);
 			for (size_t o = 0; o < ARRAY_SIZE(ops); o++) {
 				for (size_t s = 0; ops[o].transports & transports[i].bit && s < n; s++) {
@@ -402,6 +436,13 @@ void walk_wqes(struct topo *t)
 				windows(&l);
 			if (transports[i].bit & (RC | XRC))
 				last(&l);
+			lane_close(&l);
+		}
+		if (transports[i].bit & (RC | XRC)) {
+			struct lane l;
+			prefix("wqes.%s.answers", transports[i].name);
+			lane_open(&l, t, i, false, true);
+			answers(&l);
 			lane_close(&l);
 		}
 	}

@@ -73,8 +73,10 @@ fn check_shape(driver: &Mlx5CreateQp) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Data of responses and receives goes to the completion where the provider says that it looks for it there.
+/// Data of responses and receives goes to the completion where the provider says that it looks for it there, for the types of
+/// queue pairs for which the kernel's driver asks for it.
 fn inline_completions(
+    kind: u64,
     driver: &Mlx5CreateQp,
     send_entry: u32,
     receive_entry: u32,
@@ -84,12 +86,17 @@ fn inline_completions(
     if driver.flags & SCATTER_CQE == 0 {
         return [(qpc::CS_REQ, 0), (qpc::CS_RES, 0)];
     }
-    let request = match (signal_all, send_entry) {
-        (false, _) => 0,
-        (true, 128) => 0x22,
-        (true, _) => 0x11,
+    let request = match (kind, signal_all, send_entry) {
+        (qp_type::RC, true, 128) => 0x22,
+        (qp_type::RC, true, _) => 0x11,
+        _ => 0,
     };
-    [(qpc::CS_REQ, request), (qpc::CS_RES, if receive_entry == 128 { 2 } else { 1 })]
+    let response = match (kind, receive_entry) {
+        (qp_type::RC | qp_type::UC, 128) => 2,
+        (qp_type::RC | qp_type::UC, _) => 1,
+        _ => 0,
+    };
+    [(qpc::CS_REQ, request), (qpc::CS_RES, response)]
 }
 
 impl Driver {
@@ -209,7 +216,7 @@ impl Driver {
                 (qpc::BLOCK_LB_MC, u64::from(flags & BLOCK_LOOPBACK != 0)),
             ],
         );
-        let inline = inline_completions(&driver, send_entry, receive_entry, qp.signal_all);
+        let inline = inline_completions(kind, &driver, send_entry, receive_entry, qp.signal_all);
         command.set_all(create_qp_in::QPC, &inline);
         if let Some((start, len)) = qp.ranges().first().copied() {
             command.pages(create_qp_in::PAS.byte(), start, len);
