@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: help demo test test-full bench lint build install uninstall guest setup clean
+.PHONY: help demo test test-full soak bench lint build install uninstall guest setup clean
 
 # Where `make build` leaves the library, the names libibverbs wants it under, and the command.
 OUT := $(CURDIR)/target/holdfast
@@ -90,6 +90,10 @@ bench: ## stock against holdfast in one guest, alternating (SUITE=bookworm, ROUN
 
 test-full: ## the same, with the long runs (every cell of the matrix, sanitizers, valgrind)
 	@tests/run full
+
+soak: build ## threads, queue pairs and doorbells under load on the native bed, for twenty minutes (SECONDS=1200); then sanitizers
+	@tests/setup
+	@tests/system/soak $(or $(SECONDS),1200)
 
 demo: ## boots one guest and runs traffic through holdfast (SUITE=bookworm)
 	@tests/demo

@@ -17,6 +17,7 @@ mod c;
 mod bed {
     mod faults;
     mod pairs;
+    mod soak;
 }
 
 use std::path::{Path, PathBuf};
