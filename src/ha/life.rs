@@ -105,6 +105,8 @@ pub struct Life {
     since: AtomicU64,
     closed: AtomicU64,
     gone: AtomicU64,
+    /// The same of the word that the kernel is taking the device away, whether it was the first sign or came after an early one.
+    removing: AtomicU64,
     /// Posts that were kept since the gates closed.
     kept: AtomicU64,
     /// Whether a CQ was armed since then with nothing to poll: its sleeper is owed an event at the next post that is kept.
@@ -132,6 +134,7 @@ impl Default for Life {
             since: AtomicU64::new(0),
             closed: AtomicU64::new(0),
             gone: AtomicU64::new(0),
+            removing: AtomicU64::new(0),
             kept: AtomicU64::new(0),
             sleepers: AtomicBool::new(false),
             patience: AtomicU64::new(u64::MAX),
@@ -174,6 +177,11 @@ impl Life {
 
     /// A sign came. Of several that come at once each change is told to one.
     pub fn note(&self, sign: Sign) -> Option<Change> {
+        if sign == Sign::Removing {
+            // ORDER: Relaxed: for clocks; the first one counts.
+            let _ =
+                self.removing.compare_exchange(0, self.nanoseconds(), Ordering::Relaxed, Ordering::Relaxed);
+        }
         loop {
             let from = self.phase();
             let to = next(from, sign);
@@ -219,11 +227,19 @@ impl Life {
     #[must_use]
     pub fn ages(&self) -> [Option<u64>; 3] {
         let now = self.nanoseconds();
-        [&self.since, &self.closed, &self.gone].map(|at| {
-            // ORDER: Relaxed: for people and clocks.
-            let at = at.load(Ordering::Relaxed);
-            (at != 0).then(|| now.saturating_sub(at))
-        })
+        [&self.since, &self.closed, &self.gone].map(|at| Life::age(at, now))
+    }
+
+    /// How long ago the kernel began to take the device away.
+    #[must_use]
+    pub fn removing(&self) -> Option<Duration> {
+        Life::age(&self.removing, self.nanoseconds()).map(Duration::from_nanos)
+    }
+
+    fn age(at: &AtomicU64, now: u64) -> Option<u64> {
+        // ORDER: Relaxed: for people and clocks.
+        let at = at.load(Ordering::Relaxed);
+        (at != 0).then(|| now.saturating_sub(at))
     }
 
     /// How long the final sign is waited for after an early one.

@@ -39,16 +39,14 @@ pub fn news(event_type: u32, element: u64) -> News {
 /// How long a context may still wait for its final sign: `None` where it waits for none.
 #[must_use]
 pub fn remaining(life: &Life) -> Option<Duration> {
-    let patience = life.patience();
     if life.phase() != Phase::Dying {
         return None;
     }
-    let allowed = match life.first_sign() {
-        Some(Sign::Removing) => AFTER_REMOVING.min(patience),
-        _ => patience,
-    };
     let [since, ..] = life.ages();
-    Some(allowed.saturating_sub(Duration::from_nanos(since.unwrap_or(0))))
+    let patience = life.patience().saturating_sub(Duration::from_nanos(since.unwrap_or(0)));
+    // An early sign may have come long before.
+    let removal = life.removing().map(|age| AFTER_REMOVING.saturating_sub(age));
+    Some(removal.map_or(patience, |removal| removal.min(patience)))
 }
 
 #[cfg(all(test, not(loom)))]
@@ -75,9 +73,25 @@ mod tests {
         assert!(long > Duration::from_secs(3000) && long <= Duration::from_secs(3600), "{long:?}");
         life.note(Sign::WaitOver);
         assert_eq!(remaining(&life), None);
+    }
 
-        let removing = Life::default();
-        removing.note(Sign::Removing);
-        assert!(remaining(&removing).unwrap() <= AFTER_REMOVING);
+    #[test]
+    fn a_removal_is_waited_for_briefly_whatever_was_told_before_it() {
+        for before in [None, Some(Sign::Early), Some(Sign::Forced)] {
+            let life = Life::default();
+            before.map(|sign| life.note(sign));
+            assert_eq!(life.removing(), None);
+            life.note(Sign::Removing);
+            let left = remaining(&life).unwrap();
+            assert!(left <= AFTER_REMOVING, "{left:?} after {before:?}");
+            // Counted from the removal, and not again when it is told twice.
+            while remaining(&life).unwrap() >= left {
+                std::thread::yield_now();
+            }
+            life.note(Sign::Removing);
+            assert!(remaining(&life).unwrap() < left);
+            life.set_patience(Duration::ZERO);
+            assert_eq!(remaining(&life), Some(Duration::ZERO));
+        }
     }
 }
