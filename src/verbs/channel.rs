@@ -9,9 +9,9 @@
 //! * a thread in `poll` or `select` is woken by the kernel itself when it closes its file, looks at the number again, and finds
 //!   an event in the pipe; one in `poll` that slept on is interrupted once the event was there for a while, and gets `EINTR`.
 //!
-//! What cannot be hidden: where the kernel takes the device away with no early sign, a thread in `read` may get `EIO` once
-//! before we hear of it; an epoll instance in another process stays with the kernel's file; a thread that blocks every
-//! real-time signal is only woken by the kernel.
+//! What cannot be hidden: where the kernel takes the device away with no early sign, a thread in `read` may get `EIO`, and one
+//! in `poll` POLLERR, before the pipe is there; an epoll instance in another process stays with the kernel's file; a thread
+//! that blocks every real-time signal is only woken by the kernel.
 //!
 //! While a device is dying the kernel's file still tells of real completions: they are passed on ([`Channel::pump`]).
 
@@ -93,6 +93,11 @@ impl Channel {
 
     fn pipe(&self) -> MutexGuard<'_, Option<Pipe>> {
         self.pipe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the pipe is under its number.
+    pub(crate) fn is_taken_over(&self) -> bool {
+        self.pipe().is_some()
     }
 
     /// Puts the pipe under the channel's number, once. `cqs` may have an event in it at once; those of `owed` are in it from

@@ -26,6 +26,7 @@ use crate::config;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Device, EventFile, Family, Opened};
 use crate::ha::life::Life;
+use crate::ha::watch::{DEVICE_FATAL, News, news};
 use crate::log;
 use crate::uapi::sys::OwnedFd;
 use crate::uapi::{self, CmdFd, DriverId};
@@ -273,12 +274,12 @@ unsafe fn open<F: Family>(
     // SAFETY: just allocated and not handed out.
     match unsafe { fill::<F>(host, device, wrapper, fd, how) } {
         Ok(()) => {
-            // SAFETY: initialised, not handed out yet, and the operations are those of its family.
-            unsafe { host.set_ops(context, &host.layout().table(&ops::table::<F>())) };
             // SAFETY: whole: filled just now.
-            let watched: &Context<F> = unsafe { of::<F>(context.as_ptr()) };
+            let ours: &Context<F> = unsafe { of::<F>(context.as_ptr()) };
             // SAFETY: it stays where it is until `free_context`, which forgets it first.
-            unsafe { watch::register(watched) };
+            let watched = unsafe { watch::register(ours) };
+            // SAFETY: initialised, not handed out yet, and the operations are those of its family.
+            unsafe { host.set_ops(context, &host.layout().table(&ops::table::<F>(watched))) };
             Ok(host.verbs_context(context).as_ptr())
         }
         Err(error) => {
@@ -432,6 +433,16 @@ pub(crate) unsafe extern "C" fn async_event<F: Family>(
         // SAFETY: libibverbs filled it.
         let event_type = unsafe { (*event).event_type };
         log::info!("{}: async event {event_type}", ours.device.ibdev);
+        if event_type == DEVICE_FATAL && (ours.events().is_none() || !watch::is_running()) {
+            // Nobody else may hear of it.
+            // SAFETY: libibverbs filled it.
+            let element = unsafe { (*event).element };
+            // SAFETY: the element of such an event is a port.
+            let port = unsafe { element.port_num };
+            if let News::Sign(sign) = news(event_type, u64::from(port.unsigned_abs())) {
+                watch::sign(ours, sign);
+            }
+        }
         watch::look();
     });
 }

@@ -400,6 +400,19 @@ pub(crate) unsafe extern "C" fn req_notify_cq<F: Family>(cq: *mut ibv_cq, solici
     }
 }
 
+/// [`req_notify_cq`], where no thread watches the device.
+///
+/// # Safety
+/// As of that.
+pub(crate) unsafe extern "C" fn req_notify_cq_and_look<F: Family>(
+    cq: *mut ibv_cq,
+    solicited_only: c_int,
+) -> c_int {
+    guard::nothing_of("ibv_req_notify_cq", watch::glance);
+    // SAFETY: the caller's word.
+    unsafe { req_notify_cq::<F>(cq, solicited_only) }
+}
+
 /// `cq_event`: libibverbs tells of each completion event that it hands to the application.
 ///
 /// # Safety
@@ -439,6 +452,23 @@ pub(crate) unsafe extern "C" fn poll_cq<F: Family>(
     }
 }
 
+/// [`poll_cq`], where no thread watches the device.
+///
+/// # Safety
+/// As of that.
+pub(crate) unsafe extern "C" fn poll_cq_and_look<F: Family>(
+    cq: *mut ibv_cq,
+    num_entries: c_int,
+    wc: *mut ibv_wc,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let polled = unsafe { poll_cq::<F>(cq, num_entries, wc) };
+    if polled == 0 {
+        guard::nothing_of("ibv_poll_cq", watch::glance);
+    }
+    polled
+}
+
 // The extended interface. The lock taken by `start_poll` is given back by `end_poll`, on the same thread
 // (ibv_create_cq_ex(3)); in between the queue belongs to that thread.
 
@@ -475,6 +505,19 @@ unsafe extern "C" fn start_poll<F: Family>(cq: *mut ibv_cq_ex, attr: *mut ibv_po
             errno.get()
         }
     }
+}
+
+/// [`start_poll`], where no thread watches the device.
+unsafe extern "C" fn start_poll_and_look<F: Family>(
+    cq: *mut ibv_cq_ex,
+    attr: *mut ibv_poll_cq_attr,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let started = unsafe { start_poll::<F>(cq, attr) };
+    if started == libc::ENOENT {
+        guard::nothing_of("ibv_start_poll", watch::glance);
+    }
+    started
 }
 
 unsafe extern "C" fn next_poll<F: Family>(cq: *mut ibv_cq_ex) -> c_int {
@@ -532,7 +575,7 @@ reads! {
 
 /// The polling functions of an extended CQ: those of `wc_flags`, and those that every one has.
 fn set_reads<F: Family>(cq: &mut ibv_cq_ex, wc_flags: u64) {
-    cq.start_poll = Some(start_poll::<F>);
+    cq.start_poll = Some(if watch::is_running() { start_poll::<F> } else { start_poll_and_look::<F> });
     cq.next_poll = Some(next_poll::<F>);
     cq.end_poll = Some(end_poll::<F>);
     cq.read_opcode = Some(read_opcode::<F>);

@@ -13,7 +13,7 @@ use super::context::{Context, Kind, Node};
 use super::cq::Cq;
 use super::qp::{Qp, QpHead};
 use super::srq::Srq;
-use super::watch::Watched;
+use super::watch::{self, Watched};
 use crate::abi::public::*;
 use crate::error::{Errno, Error};
 use crate::family::{Family, QueuePair as _, SharedReceiveQueue as _};
@@ -160,7 +160,9 @@ impl<F: Family> Context<F> {
             });
             owed
         };
-        if let Err((fd, errno)) = channel::take_over(&self.channels.all(), cqs, owed) {
+        let mut channels = self.channels.all();
+        channels.retain(|channel| !channel.is_taken_over());
+        if let Err((fd, errno)) = channel::take_over(&channels, cqs, owed) {
             log::error!(
                 "{}: completion channel {fd}: no pipe of our own ({errno}); who sleeps there gets EIO{}",
                 self.device.ibdev,
@@ -263,8 +265,11 @@ impl<F: Family> Watched for Context<F> {
         }
         let Some(change) = self.note(sign) else { return };
         if change.from == Phase::Alive {
-            // Sleepers are brought along before all else: the kernel is about to close what they sleep on.
-            self.take_channels();
+            // Sleepers are brought along before all else: the kernel is about to close what they sleep on. But where nobody
+            // would pass on what the kernel's files still tell, these stay until they tell nothing more.
+            if watch::is_running() {
+                self.take_channels();
+            }
             log::warn!("{}: {}", self.device.ibdev, sign.text());
             self.close_gates();
             self.pump();
@@ -287,6 +292,8 @@ impl<F: Family> Watched for Context<F> {
                 _ => return,
             }
         }
+        // Those that could not be had before, too.
+        self.take_channels();
         for channel in self.channels.all() {
             channel.let_go();
         }

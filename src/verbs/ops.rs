@@ -7,8 +7,8 @@ use super::{context, cq, dm, domains, import, memory, qp, query, srq};
 use crate::abi::ops::Ops;
 use crate::family::{Family, Verbs};
 
-/// The table for family `F`.
-pub(crate) fn table<F: Family>() -> Ops {
+/// The table for family `F`. Where no thread watches the device, those calls look that programs make all the time.
+pub(crate) fn table<F: Family>(watched: bool) -> Ops {
     let has = |verbs| F::VERBS.contains(verbs);
     Ops {
         alloc_dm: has(Verbs::DEVICE_MEMORY).then_some(dm::alloc_dm::<F>),
@@ -58,7 +58,7 @@ pub(crate) fn table<F: Family>() -> Ops {
         modify_cq: Some(cq::modify_cq::<F>),
         modify_qp: Some(qp::modify_qp::<F>),
         modify_srq: Some(srq::modify_srq::<F>),
-        poll_cq: Some(cq::poll_cq::<F>),
+        poll_cq: Some(if watched { cq::poll_cq::<F> } else { cq::poll_cq_and_look::<F> }),
         post_recv: Some(qp::post_recv::<F>),
         post_send: Some(qp::post_send::<F>),
         post_srq_recv: Some(srq::post_srq_recv::<F>),
@@ -68,7 +68,7 @@ pub(crate) fn table<F: Family>() -> Ops {
         query_srq: Some(srq::query_srq::<F>),
         reg_dmabuf_mr: Some(memory::reg_dmabuf_mr::<F>),
         reg_mr: Some(memory::reg_mr::<F>),
-        req_notify_cq: Some(cq::req_notify_cq::<F>),
+        req_notify_cq: Some(if watched { cq::req_notify_cq::<F> } else { cq::req_notify_cq_and_look::<F> }),
         rereg_mr: Some(memory::rereg_mr::<F>),
         resize_cq: Some(cq::resize_cq::<F>),
         ..Ops::NONE

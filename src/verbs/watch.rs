@@ -2,7 +2,8 @@
 //!
 //! It waits on what each context has for that, its own async event file and its channel with no CQ, and brings the news to
 //! [`Watched::sign`]. It starts with the first context, ends with the last, and is absent in forked children. Where it may not
-//! run (`HOLDFAST_WATCH=off`) or cannot, [`look`] does the same when a call meets a sign.
+//! run (`HOLDFAST_WATCH=off`) or cannot, [`look`] does the same when a call meets a sign, and [`glance`] when one is made that
+//! programs make all the time.
 //!
 //! Locks: [`CONTEXTS`] is held while a sign is acted on, so that a context stays until that is done; it is taken before
 //! [`THREAD`], and neither while a queue's lock is held, but for [`kick`], which takes `THREAD` alone.
@@ -12,10 +13,10 @@
 
 use core::cell::RefCell;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, Once, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::error::Errno;
@@ -85,6 +86,14 @@ impl Entry {
             self.context().sign(Sign::Removing);
         }
     }
+
+    /// Looks for the node of a device whose end nothing else tells.
+    fn look_at_node(&self) {
+        let context = self.context();
+        if context.waits_for_users() && !context.life().is_over() && context.is_node_gone() {
+            context.sign(Sign::NodeGone);
+        }
+    }
 }
 
 /// Whether the kernel closed a completion channel.
@@ -112,11 +121,11 @@ fn thread() -> MutexGuard<'static, Option<Thread>> {
     THREAD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Watches `context` from now on.
+/// Watches `context` from now on; whether a thread does.
 ///
 /// # Safety
 /// It stays where it is until [`unregister`].
-pub(crate) unsafe fn register(context: *const dyn Watched) {
+pub(crate) unsafe fn register(context: *const dyn Watched) -> bool {
     static AT_FORK: Once = Once::new();
     AT_FORK.call_once(|| {
         if let Err(errno) = process::at_fork(before_fork, after_fork, in_child) {
@@ -126,16 +135,16 @@ pub(crate) unsafe fn register(context: *const dyn Watched) {
     let mut contexts = contexts();
     contexts.push(Entry { context, removing: false });
     if !config::get().watch {
-        return;
+        return false;
     }
     // Under both locks: a last context that goes meanwhile takes no thread away that this one counts on.
     let mut thread = thread();
     if thread.is_none() {
         match start() {
             Ok(started) => *thread = Some(started),
-            Err(errno) => log::error!(
+            Err(errno) => log::notice(format_args!(
                 "cannot start the thread that watches devices ({errno}): the death of one is noticed when a call meets it"
-            ),
+            )),
         }
     }
     if let Some(thread) = &mut *thread
@@ -146,9 +155,11 @@ pub(crate) unsafe fn register(context: *const dyn Watched) {
             .inspect_err(|errno| log::debug!("no news of devices ({errno}): their nodes are looked at"))
             .ok();
     }
+    let watched = thread.is_some();
     drop(thread);
     drop(contexts);
     kick();
+    watched
 }
 
 /// Forgets `context`; when this returns nothing of it is used any more.
@@ -188,8 +199,28 @@ pub(crate) fn look() {
     }
     // Somebody is acting on a sign already.
     let Ok(mut contexts) = CONTEXTS.try_lock() else { return };
-    contexts.iter_mut().for_each(Entry::look);
+    for entry in contexts.iter_mut() {
+        entry.look();
+        entry.look_at_node();
+    }
     expire(&contexts);
+}
+
+/// How often [`glance`] looks, in nanoseconds.
+const GLANCE: u64 = 10_000_000;
+
+/// [`look`], now and then.
+pub(crate) fn glance() {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    // ORDER: Relaxed: a clock.
+    let next = NEXT.load(Ordering::Relaxed);
+    // ORDER: Relaxed: of several threads one looks.
+    if now >= next && NEXT.compare_exchange(next, now + GLANCE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    {
+        look();
+    }
 }
 
 /// A sign that a call met.
@@ -227,7 +258,8 @@ const SETTLE: Duration = Duration::from_millis(5);
 /// How long an event may lie unread before its readers are looked for.
 const RESCUE: Duration = Duration::from_millis(20);
 
-/// How often nodes are looked at where the kernel's news of devices cannot be had.
+/// How often is looked where waiting does not tell: at nodes where the kernel's news of devices cannot be had, at all where it
+/// cannot wait.
 const BLIND: Duration = Duration::from_secs(1);
 
 /// The kernel's news of devices, where a context is in need of them.
@@ -238,7 +270,7 @@ fn news() -> Option<RawFd> {
 fn run(wake: RawFd, stop: &AtomicBool) {
     let file = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
     let mut fds = Vec::new();
-    let mut rescuing = false;
+    let (mut rescuing, mut blind) = (false, false);
     // ORDER: Acquire, partner is the Release in `unregister`.
     while !stop.load(Ordering::Acquire) {
         fds.clear();
@@ -253,8 +285,8 @@ fn run(wake: RawFd, stop: &AtomicBool) {
             fds.extend(context.removal().filter(|_| !entry.removing).map(|fd| file(fd, 0)));
             fds.extend(context.channels().into_iter().map(|fd| file(fd, libc::POLLIN)));
             stale |= context.is_stale();
-            let blind = (context.waits_for_users() && news.is_none()).then_some(BLIND);
-            wait = wait.into_iter().chain(watch::remaining(context.life())).chain(blind).min();
+            let unheard = (context.waits_for_users() && news.is_none()).then_some(BLIND);
+            wait = wait.into_iter().chain(watch::remaining(context.life())).chain(unheard).min();
         }
         let pauses = [stale.then_some(SETTLE), rescuing.then_some(RESCUE)];
         wait = wait.into_iter().chain(pauses.into_iter().flatten()).min();
@@ -263,8 +295,12 @@ fn run(wake: RawFd, stop: &AtomicBool) {
         if let Err(errno) = sys::poll(&mut fds, timeout)
             && errno != Errno::EINTR
         {
-            log::error!("the thread that watches devices cannot wait ({errno}); it ends");
-            return;
+            // As with a limit on open files below how many they are: poll(2).
+            if !blind {
+                log::error!("the thread that watches devices cannot wait ({errno}); it looks every second");
+            }
+            blind = true;
+            std::thread::sleep(BLIND);
         }
         let mut buffer = [0; 4096];
         let _ = sys::read(wake, &mut buffer);
@@ -286,9 +322,10 @@ fn run(wake: RawFd, stop: &AtomicBool) {
                 context.refresh();
             }
             context.pump();
-            if look && context.waits_for_users() && !context.life().is_over() && context.is_node_gone() {
-                context.sign(Sign::NodeGone);
+            if look {
+                entry.look_at_node();
             }
+            let context = entry.context();
             if context.life().take_sleepers() {
                 context.rouse();
             }
