@@ -18,6 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Errno;
@@ -68,6 +69,8 @@ impl Channels {
 #[derive(Debug)]
 pub(crate) struct Channel {
     fd: RawFd,
+    /// What stood under that number, as far as /proc tells.
+    file: Option<PathBuf>,
     pipe: Mutex<Option<Pipe>>,
 }
 
@@ -83,7 +86,7 @@ struct Pipe {
 impl Channel {
     /// The channel whose file is `fd`.
     pub(crate) fn new(fd: RawFd) -> Channel {
-        Channel { fd, pipe: Mutex::new(None) }
+        Channel { fd, file: name_of(fd), pipe: Mutex::new(None) }
     }
 
     /// The number of its file.
@@ -106,6 +109,10 @@ impl Channel {
         let mut pipe = self.pipe();
         if pipe.is_some() {
             return Ok(());
+        }
+        if name_of(self.fd) != self.file {
+            // The application closed its channel's file, and has the number for something else.
+            return Err(Errno::EBADF);
         }
         let kernel = sys::dup(self.fd)?;
         let flags = sys::status_flags(self.fd)?;
@@ -201,6 +208,11 @@ impl Channel {
             pipe.kernel = None;
         }
     }
+}
+
+/// What /proc calls the file `fd`.
+pub(super) fn name_of(fd: RawFd) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()
 }
 
 /// Puts `from` under the number `fd`, for the epoll instances that wait for it too.
@@ -420,6 +432,18 @@ mod tests {
         assert!(!readable(from.as_raw()));
         assert!(channel.post(0x1234));
         assert_eq!(crate::uapi::event::read_comp_event(from.as_raw()), Ok(0x1234));
+    }
+
+    #[test]
+    fn a_number_that_names_something_else_by_now_is_left_alone() {
+        let _kernel = Kernel::real();
+        let (channel, from, _to) = channel();
+        let (other, other_to) = sys::pipe(0).unwrap();
+        sys::dup_over(other.as_raw(), from.as_raw(), true).unwrap();
+        let taken = take_over(core::slice::from_ref(&channel), 1, |_| vec![1]);
+        assert_eq!((taken, channel.is_taken_over()), (Err((from.as_raw(), Errno::EBADF)), false));
+        sys::write(other_to.as_raw(), b"x").unwrap();
+        assert!(readable(from.as_raw()) && !channel.post(2));
     }
 
     #[test]

@@ -86,7 +86,13 @@ impl<F: Family> Context<F> {
         *self.events() = None;
         *self.removal() = None;
         let (command, events) = (self.device.fd.fd, self.device.events.fd());
+        // A number that the application closed, and has for something else, is its own.
+        let is = |fd, what| channel::name_of(fd).is_none_or(|name| name.to_string_lossy().contains(what));
+        let events = events.filter(|events| is(*events, "infinibandevent"));
         let result = events.map_or(Ok(()), |events| self.replace_events(events)).and_then(|()| {
+            if !is(command, "uverbs") {
+                return Ok(());
+            }
             let (from, _) = sys::pipe(0)?;
             sys::dup_over(from.as_raw(), command, process::is_close_on_exec(command)?)
         });
