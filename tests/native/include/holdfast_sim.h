@@ -84,6 +84,9 @@ HOLDFAST_SIM_API int holdfast_sim_step(void);
  *                          completion channels give EIO and POLLERR, doorbell pages are swapped for a dummy page
  *   kill                   die, fatal, remove
  *   return [other]         the device, or another in its place, is found
+ *   refuse async|channel [N | but N], allow
+ *                          commands that make such an event file fail with EPROTONOSUPPORT: each, the next N, all but the next N;
+ *                          and do not any more
  *   die [alive] | silence | clear | qp N error | cq N error | port down | wire cut | command hang | ...
  *                          what the virtual ConnectX knows (tests/vhca/src/fault.rs)
  *   at TRIGGER: COMMAND    later: doorbell N [of qp Q], wqe N [of qp Q], cqe N [of cq C], command N [of NAME], time SECONDS

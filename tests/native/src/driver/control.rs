@@ -11,9 +11,14 @@
 //! kill                    die, fatal, remove
 //! return                  the device is there again
 //! return other            another device is there in its place: the same name, another GUID
+//! refuse async|channel [N|but N]
+//!                         the commands that make such an event file fail with EPROTONOSUPPORT: each, the next N, or all but
+//!                         the next N
+//! allow                   they do not any more
 //! ```
 
 use super::{Driver, with};
+use crate::Errno;
 use crate::uapi::event;
 
 /// What a command answers, in words; or why it was refused.
@@ -31,6 +36,38 @@ impl Times {
             ["twice"] => Ok(Times(2)),
             _ => Err(format!("'{}' is neither 'lost' nor 'twice'", words.join(" "))),
         }
+    }
+}
+
+/// Which of the commands that make an event file of a kind are answered: `granted` of them, then `refused` not, then all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    granted: u32,
+    refused: u32,
+}
+
+impl Refusal {
+    fn parse(words: &[&str]) -> Result<Refusal, String> {
+        let number = |word: &str| word.parse().map_err(|_| format!("'{word}' is no number"));
+        match words {
+            [] => Ok(Refusal { granted: 0, refused: u32::MAX }),
+            ["but", granted] => Ok(Refusal { granted: number(granted)?, refused: u32::MAX }),
+            [refused] => Ok(Refusal { granted: 0, refused: number(refused)? }),
+            _ => Err(format!("'{}' is neither 'N' nor 'but N'", words.join(" "))),
+        }
+    }
+
+    /// One more is asked for.
+    pub(super) fn ask(&mut self) -> Result<(), Errno> {
+        if self.granted > 0 {
+            self.granted -= 1;
+            return Ok(());
+        }
+        if self.refused == 0 {
+            return Ok(());
+        }
+        self.refused -= 1;
+        Err(Errno(libc::EPROTONOSUPPORT))
     }
 }
 
@@ -73,6 +110,9 @@ impl Driver {
                 self.fatal(device, Times(1));
                 self.remove(device, Times(1));
             }
+            ["refuse", "async", which @ ..] => self.refusals.asyncs = Refusal::parse(which)?,
+            ["refuse", "channel", which @ ..] => self.refusals.channels = Refusal::parse(which)?,
+            ["allow"] => self.refusals = super::Refusals::default(),
             ["return"] => self.bring_back(device, false)?,
             ["return", "other"] => self.bring_back(device, true)?,
             _ => {

@@ -86,7 +86,7 @@ impl Driver {
             push(&affiliated.file, &description(affiliated.user_handle, kind), &affiliated.reported);
         }
         // Whoever opened it once more hears of it, too.
-        let contexts = self.contexts.values().filter(|context| context.device == device);
+        let contexts = self.contexts.values().filter(|context| context.device == device && !context.gone);
         for object in contexts.flat_map(|context| context.objects.values()) {
             if let Object::Shared(shared) = object
                 && shared.number == number

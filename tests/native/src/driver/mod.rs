@@ -210,6 +210,13 @@ impl Context {
     }
 }
 
+/// Which commands are not answered though the device is well.
+#[derive(Debug, Default)]
+struct Refusals {
+    asyncs: control::Refusal,
+    channels: control::Refusal,
+}
+
 /// Everything.
 #[derive(Debug)]
 pub(crate) struct Driver {
@@ -227,6 +234,7 @@ pub(crate) struct Driver {
     last_variant: u8,
     /// Objects are being taken down whether the device answers or not.
     forcing: bool,
+    refusals: Refusals,
 }
 
 static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
@@ -401,6 +409,7 @@ impl Driver {
             last_index: 0,
             last_variant: 0,
             forcing: false,
+            refusals: Refusals::default(),
             config,
         };
         for _ in 0..driver.config.devices {
@@ -573,6 +582,8 @@ impl Driver {
     }
 
     fn alloc_async(&mut self, id: ContextId) -> Result<OwnedFd, Errno> {
+        self.context(id)?;
+        self.refusals.asyncs.ask()?;
         let context = self.context(id)?;
         let (fd, file) = context.make_file(Kind::Async)?;
         context.default_async.get_or_insert(file);
@@ -580,6 +591,8 @@ impl Driver {
     }
 
     fn create_channel(&mut self, id: ContextId, call: &mut Write) -> Result<(), Errno> {
+        self.context(id)?;
+        self.refusals.channels.ask()?;
         let (fd, _) = self.context(id)?.make_file(Kind::Completion)?;
         let fd = fd.into_raw_fd().cast_unsigned();
         call.answer(&crate::uapi::CreateCompChannelResp { fd });

@@ -305,8 +305,8 @@ impl Driver {
             Some(Object::Shared(shared)) => (shared.number, Vec::new()),
             _ => return Ok(()),
         };
-        // One that others opened, too, lives on until the last of them closes it.
-        let contexts = self.contexts.iter().filter(|(_, context)| context.device == device);
+        // One that others opened, too, lives on until the last of them closes it. A device that came back numbers anew.
+        let contexts = self.contexts.iter().filter(|(_, context)| context.device == device && !context.gone);
         let objects = contexts.flat_map(|(owner, context)| {
             context.objects.iter().map(move |(known, object)| ((*owner, *known), object))
         });
