@@ -15,8 +15,9 @@
 
 mod c;
 mod bed {
+    mod deaths;
     mod faults;
-    mod pairs;
+    pub(crate) mod pairs;
     mod soak;
 }
 
@@ -173,15 +174,6 @@ fn each_run_is_the_same_to_the_device_and_each_provider_too() {
     assert_eq!(stock.lines().count(), 4 * (11 * 2 + 6 * 2));
     assert_eq!(run(Provider::Stock, "again"), stock);
     assert_eq!(run(Provider::Holdfast, "holdfast"), stock);
-}
-
-#[test]
-fn many_who_know_a_device_outlive_it() {
-    if !c::wanted("many who know a device") {
-        return;
-    }
-    let output = BED.command(Provider::Holdfast, BED.client("crowd"), "none").output().unwrap();
-    assert!(check(&output, "crowd").contains("1 rounds"));
 }
 
 /// What `verbs-death` says after any number of deaths, in ways and at moments of chance, when all is well. A program may be

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::{BED, Provider, check, own_net};
 
 /// A TCP port that nobody has at the moment; the tools want one to find each other.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -46,7 +46,7 @@ impl Release {
     }
 }
 
-fn start(mut command: Command) -> Child {
+pub(crate) fn start(mut command: Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
