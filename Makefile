@@ -95,7 +95,7 @@ soak: build ## threads, queue pairs and doorbells under load on the native bed, 
 	@tests/setup
 	@tests/system/soak $(or $(SECONDS),1200)
 
-demo: ## boots one guest and runs traffic through holdfast (SUITE=bookworm)
+demo: ## boots one guest, runs traffic through holdfast and pulls a device out under it (SUITE=bookworm)
 	@tests/demo
 
 # The command goes by the environment, so that its quotes arrive.
