@@ -10,13 +10,21 @@ register storm "$BOTH" 'STORM_SCALE=0.2 client ${variant%/*} "$clients/verbs-sto
 # of a queue's elements from the mapping, too, and now and then dies of it (page fault in rxe_requester).
 [ "$VERSION_CODENAME" = bullseye ] || register garbage "$OURS" 'client holdfast "$clients/verbs-garbage" -p holdfast'
 
-# ASAN sees the programs, and what they and the provider allocate; valgrind the provider's own instructions too.
+# ASAN sees the programs, and what they and the provider allocate; valgrind the provider's own instructions too. What they found in
+# how many cases is the note, and nothing is suppressed.
 asan() { # COMMAND...
-    ASAN_OPTIONS=detect_leaks=1 client holdfast "$@"
+    ASAN_OPTIONS=detect_leaks=1 client holdfast "$@" && found 'of ASAN and UBSAN' ' runtime error: |ERROR: [A-Za-z]+Sanitizer'
 }
 valgrind_() { # COMMAND...
-    client holdfast valgrind -q --fair-sched=yes --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
-        "$@"
+    client holdfast valgrind --fair-sched=yes --error-exitcode=99 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
+        "$@" && grep -q 'ERROR SUMMARY: ' "$log.errors" && found 'of valgrind' 'ERROR SUMMARY: [1-9]'
+}
+# UBSAN ends no program, and valgrind's status is lost where a forked child has it.
+found() { # WHOSE EXPRESSION
+    local n
+    n=$(grep -cE "$2" "$log.errors")
+    note="$(sed -n 's/^DONE //p' "$log.lines"), $n findings $1"
+    [ "$n" -eq 0 ] || { note+=": $(grep -m1 -E "$2" "$log.errors" | cut -c1-200)"; return 1; }
 }
 # Without the parts that leave objects behind when they close a device, and that look at the size of the process.
 CLEAN='contexts threads crowd storm open-storm fork'
