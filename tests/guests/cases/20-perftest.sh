@@ -6,18 +6,28 @@ perftest() { # NAME VARIANTS TOOL ARGUMENT...
     register "$name" "$variants" "perftest_cell \$variant $*"
 }
 perftest_cell() { # VARIANT TOOL ARGUMENT...
-    local variant=$1 tool=$2 ready=tcp host=127.0.0.1 first=() second=()
+    local variant=$1 tool=$2 ready=tcp host=127.0.0.1 first=() second=() under_way=''
     shift 2
     if [[ " $* " == *' -R '* ]]; then
         # rdmacm wants the address of the device itself. The server listens for the test's connections when it has the
-        # client's parameters, and a client that was faster, and rejected, crashes (with stock too): it gets what the server
-        # leaves of one processor.
-        ready=cm host=10.0.0.1 first=(taskset -c 1) second=(taskset -c 1 nice -n 19)
+        # client's parameters, and a client that was faster, and rejected, crashes (with stock too): until it is connected it
+        # gets what the server leaves of one processor.
+        ready=cm host=10.0.0.1 first=(taskset -c 1) second=(taskset -c 1 nice -n 19) under_way=set_free
     fi
     set -- -x 1 -p $port -F "$@"
     # The row of results: bytes, iterations, figures.
     tool_pair "$variant" preload $ready '^ [0-9]+ +[0-9]+ +[0-9.inf]+' -- "${first[@]}" "$tool" -d rxe0 "$@" -- \
         "${second[@]}" "$tool" -d rxe1 "$@" $host
+}
+
+set_free() { # CLIENT
+    until_ $LIMIT connected_or_gone "$1"
+    renice -n 0 -p "$1" && taskset -cp 0,1 "$1"
+} >/dev/null 2>&1
+connected_or_gone() { # a client that has the QP of its parameters and one of the test
+    local lines
+    mapfile -t lines < <(rdma resource show qp | grep " state RTS .* pid $1 ")
+    [ ${#lines[@]} -gt 1 ] || gone "$1"
 }
 
 # Iterations are few: under emulation one may take milliseconds.

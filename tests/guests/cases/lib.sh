@@ -177,7 +177,8 @@ cm_listening() { rdma resource show cm_id | grep -q "state LISTEN .*pid $1 "; }
 ready_or_gone() { "$@" || gone "$server"; }
 
 # tool_pair VARIANT MODE READY EXPECT -- SERVER... -- CLIENT...: the server is stopped when it is ready, so that the
-# client has to wait for it, at rest, when its maps are looked at. Both must end with 0 and the client say EXPECT.
+# client has to wait for it, at rest, when its maps are looked at. Both must end with 0 and the client say EXPECT. What $under_way
+# names, if anything, is done to the client as they start.
 tool_pair() {
     local variant=$1 mode=$2 ready=$3 expect=$4 words=() server_job client_job server client
     local as_server=${variant%/*} as_client=${variant#*/} rc_server rc_client
@@ -208,6 +209,7 @@ tool_pair() {
     prove client "$client" "$as_client" "$mode"
     local proof=$?
     kill -CONT "$server"
+    [ -z "${under_way:-}" ] || $under_way "$client"
     wait "$client_job"
     rc_client=$?
     # A server whose client has failed may wait for another one for ever.
