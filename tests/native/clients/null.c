@@ -1,6 +1,36 @@
 // null: one queue pair on the null engine, step by step: what is posted is completed by a call, and by nothing else.
 #include "bed.h"
 
+// A shared receive queue: its receives complete by one of its queue pairs, in the order in which they were posted.
+static void shared(struct ibv_pd *pd, struct ibv_cq *scq, struct ibv_cq *rcq, struct ibv_sge *sge)
+{
+	struct ibv_srq_init_attr shape = { .attr = { .max_wr = 15, .max_sge = 1 } };
+	struct ibv_srq *srq = ibv_create_srq(pd, &shape);
+	CHECK(srq);
+	struct ibv_qp_init_attr init = {
+		.send_cq = scq, .recv_cq = rcq, .qp_type = IBV_QPT_RC, .srq = srq, .cap = { .max_send_wr = 8, .max_send_sge = 1 },
+	};
+	struct ibv_qp *qp = ibv_create_qp(pd, &init);
+	CHECK(qp);
+	connect_to(qp, qp->qp_num, 1);
+	unsigned long posted = 0;
+	for (int round = 0; round < 50; round++) {
+		CHECK(holdfast_sim_rq(qp->qp_num, 5) == 0);
+		for (int i = 0; i < 9; i++) {
+			struct ibv_recv_wr recv = { .wr_id = posted + i, .sg_list = sge, .num_sge = 1 }, *bad;
+			CHECK(!ibv_post_srq_recv(srq, &recv, &bad));
+		}
+		CHECK(holdfast_sim_rq(qp->qp_num, 5) == 9);
+		struct ibv_wc wc[16];
+		CHECK(ibv_poll_cq(rcq, 16, wc) == 9);
+		for (int i = 0; i < 9; i++)
+			CHECK(wc[i].status == IBV_WC_SUCCESS && wc[i].opcode == IBV_WC_RECV && wc[i].wr_id == posted + i &&
+			      wc[i].qp_num == qp->qp_num && wc[i].byte_len == 5);
+		posted += 9;
+	}
+	CHECK(!ibv_destroy_qp(qp) && !ibv_destroy_srq(srq));
+}
+
 int main(void)
 {
 	CHECK(holdfast_sim_sq);
@@ -54,6 +84,7 @@ int main(void)
 		sent += 8, received += 8;
 	}
 	CHECK(holdfast_sim_info(qp->qp_num, &info) == 0 && info.cq_pi == 100 && info.rcq_pi == 400 && info.rq_ci == 400);
+	shared(pd, scq, rcq, &sge);
 	CHECK(!ibv_destroy_qp(qp) && holdfast_sim_sq(info.qpn) == -1);
 	CHECK(!ibv_destroy_cq(scq) && !ibv_destroy_cq(rcq) && !ibv_dereg_mr(mr) && !ibv_dealloc_pd(pd) && !ibv_close_device(context));
 	puts("fine");

@@ -42,7 +42,8 @@ HOLDFAST_SIM_API int holdfast_sim_sq(uint32_t qpn);
 /* As holdfast_sim_sq(), but one work request at most. */
 HOLDFAST_SIM_API int holdfast_sim_sq1(uint32_t qpn);
 
-/* Completes all receives posted, each as a send of `bytes` bytes. Returns how many there were. */
+/* Completes all receives posted, to the queue pair or to its shared receive queue, each as a send of `bytes` bytes. Returns
+ * how many there were. */
 HOLDFAST_SIM_API int holdfast_sim_rq(uint32_t qpn, uint32_t bytes);
 
 #define HOLDFAST_SIM_FLUSH_CQ 1   /* clflush the lines of the send completion queue */

@@ -10,7 +10,7 @@ use std::ptr::with_exposed_provenance_mut;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::config::Engine;
-use crate::driver::{self, Cq, Driver, Qp};
+use crate::driver::{self, Cq, Driver, Qp, Srq};
 use crate::engine;
 
 const BLOCK: usize = 64;
@@ -129,13 +129,19 @@ pub(crate) fn send_queue(number: u32, most: usize) -> i32 {
     })
 }
 
-/// Completes all receives posted.
+/// Completes all receives posted, to the queue pair or to the shared queue that it has.
 pub(crate) fn receive_queue(number: u32, bytes: u32) -> i32 {
     driver::with(|driver| {
         demand(driver);
-        let parts = driver.queue_pair(number).and_then(|(context, qp)| context.with_cq(qp, true));
-        let Some((qp, cq)) = parts else { return -1 };
-        let (produced, mut written) = (record(qp.record, 0), 0);
+        let Some((context, handle)) = driver.queue_pair(number) else { return -1 };
+        let shared = context.srq_of(handle).map(take_shared).unwrap_or_default();
+        let Some((qp, cq)) = context.with_cq(handle, true) else { return -1 };
+        let produced = if qp.record == 0 { qp.received } else { record(qp.record, 0) };
+        let mut written = 0;
+        for index in shared {
+            complete(cq, qp, RECEIVED_SEND, index, 0, bytes);
+            written += 1;
+        }
         while qp.received != produced {
             complete(cq, qp, RECEIVED_SEND, qp.received, 0, bytes);
             qp.received = qp.received.wrapping_add(1);
@@ -143,6 +149,23 @@ pub(crate) fn receive_queue(number: u32, bytes: u32) -> i32 {
         }
         written
     })
+}
+
+/// Takes the work requests of a shared queue, each of which says which is next: where they are, in that order.
+fn take_shared(srq: &mut Srq) -> Vec<u16> {
+    let count = record(srq.record(), 0).wrapping_sub(srq.taken);
+    let mut taken = Vec::with_capacity(count.into());
+    for _ in 0..count {
+        if u32::from(srq.next) >= srq.size() {
+            engine::give_up("a shared receive queue's list leads out of it");
+        }
+        taken.push(srq.next);
+        let next = at(srq.at(srq.next), 2).cast::<u16>();
+        // SAFETY: inside of the queue, which has `size` work requests that begin with 16 bytes of link.
+        srq.next = u16::from_be(unsafe { next.read() });
+    }
+    srq.taken = srq.taken.wrapping_add(count);
+    taken
 }
 
 #[cfg(target_arch = "x86_64")]

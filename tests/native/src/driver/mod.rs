@@ -37,6 +37,7 @@ pub(crate) use cq::Cq;
 pub(crate) use device::{FIRMWARE, QPS, gid};
 pub(crate) use pages::{map, moved, unmapped};
 pub(crate) use qp::Qp;
+pub(crate) use srq::Srq;
 
 /// One opening of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,7 +108,7 @@ pub(crate) enum Object {
     Mr(memory::Mr),
     Mw(memory::Mw),
     Cq(Cq),
-    Srq(srq::Srq),
+    Srq(Srq),
     Qp(Qp),
     /// A queue pair of an XRC domain that was opened a second time.
     Shared(xrc::Shared),
@@ -154,7 +155,7 @@ impl Context {
         }
     }
 
-    fn srq(&self, handle: u32) -> Result<&srq::Srq, Errno> {
+    fn srq(&self, handle: u32) -> Result<&Srq, Errno> {
         match self.objects.get(&handle) {
             Some(Object::Srq(srq)) => Ok(srq),
             _ => Err(Errno(libc::ENOENT)),
@@ -804,6 +805,16 @@ impl Context {
             }
         }
         parts.0.zip(parts.1)
+    }
+
+    /// The shared receive queue of a queue pair, likewise.
+    pub(crate) fn srq_of(&mut self, qp: u32) -> Option<&mut Srq> {
+        let Some(Object::Qp(found)) = self.objects.get(&qp) else { return None };
+        let srq = found.srq?;
+        match self.objects.get_mut(&srq) {
+            Some(Object::Srq(srq)) => Some(srq),
+            _ => None,
+        }
     }
 }
 

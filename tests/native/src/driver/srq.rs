@@ -34,6 +34,28 @@ pub(crate) struct Srq {
     pieces: u32,
     pub(super) ranges: [(u64, u64); 2],
     pub(super) affiliated: Affiliated,
+    /// The receive that the null engine takes next, and how many it took.
+    pub(crate) next: u16,
+    pub(crate) taken: u16,
+}
+
+impl Srq {
+    /// Where the work request at `index` is.
+    pub(crate) fn at(&self, index: u16) -> u64 {
+        let [(buffer, len), _] = self.ranges;
+        buffer + u64::from(index) * (len / u64::from(self.size))
+    }
+
+    /// The doorbell record.
+    pub(crate) fn record(&self) -> u64 {
+        let [_, (record, _)] = self.ranges;
+        record
+    }
+
+    /// How many work requests there are.
+    pub(crate) fn size(&self) -> u32 {
+        self.size
+    }
 }
 
 impl Driver {
@@ -125,6 +147,8 @@ impl Driver {
             pieces: max_sge,
             ranges,
             affiliated,
+            next: 0,
+            taken: 0,
         }));
         self.by_srqn.insert((device, number), (id, handle));
         attrs.output(attr::CREATE_SRQ_RESP_MAX_WR, (size - 1).as_bytes())?;
