@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: help demo test test-full soak bench lint build install uninstall guest setup clean
+.PHONY: help demo test test-full soak bench bench-rxe lint build install uninstall guest setup clean
 
 # Where `make build` leaves the library, the names libibverbs wants it under, and the command.
 OUT := $(CURDIR)/target/holdfast
@@ -84,7 +84,11 @@ lint: ## format, clippy and documentation, without a warning
 test: ## everything: lint, unit tests, install and enable, four real kernels
 	@tests/run
 
-bench: ## stock against holdfast in one guest, alternating (SUITE=bookworm, ROUNDS=7): target/bench
+bench: build ## stock against holdfast on the native bed, taking turns (ROWS='post*', ROUNDS=120): target/bench/bench.md
+	@tests/setup native
+	$(CARGO) run --quiet --release --package holdfast-bench -- run $(if $(ROWS),--rows '$(ROWS)') $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench-rxe: ## the same for soft-RoCE, in one guest (SUITE=bookworm, ROUNDS=7): target/bench/rxe-SUITE.md
 	@tests/setup
 	@$(GUEST) bench --suite $(or $(SUITE),bookworm) --rounds $(or $(ROUNDS),7)
 
