@@ -156,7 +156,7 @@ impl Host {
     /// Lets a device touch a range of this process's memory as it is, because it holds a queue or a doorbell record.
     ///
     /// # Safety
-    /// The range stays mapped, readable and writable, until it is unpinned or the device is started anew.
+    /// The range stays mapped, readable and writable, until it is unpinned or forgotten, or the device is started anew.
     #[allow(unsafe_code, reason = "the caller promises what only it can know of its memory")]
     pub unsafe fn pin(&mut self, device: usize, start: u64, len: u64) {
         if let Some(GuestMemory::Process(memory)) =
@@ -173,6 +173,15 @@ impl Host {
             self.world.devices.get_mut(device).map(|device| &mut device.memory)
         {
             memory.unpin(start, len);
+        }
+    }
+
+    /// Takes back every pin of a range, of every device: the process unmaps it.
+    pub fn forget(&mut self, start: u64, len: u64) {
+        for device in &mut self.world.devices {
+            if let GuestMemory::Process(memory) = &mut device.memory {
+                memory.forget(start, len);
+            }
         }
     }
 

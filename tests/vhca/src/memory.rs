@@ -230,7 +230,7 @@ impl Ranges {
 /// The memory of this process. Queues and doorbell records, which the driver pinned, are touched as they are; anything else
 /// goes by the system, which knows what is mapped.
 ///
-/// Invariant: (P1) whoever pins a range keeps it mapped, readable and writable, until it is unpinned.
+/// Invariant: (P1) whoever pins a range keeps it mapped, readable and writable, until it is unpinned or forgotten.
 #[derive(Debug)]
 pub(crate) struct ProcessMemory {
     process: libc::pid_t,
@@ -273,6 +273,13 @@ impl ProcessMemory {
                     self.pinned.remove(&page);
                 }
             }
+        }
+    }
+
+    /// Takes back every pin of the pages of a range: the program took them away under the device.
+    pub(crate) fn forget(&mut self, start: u64, len: u64) {
+        if let Some(pages) = pages_of(start, len).filter(|_| !self.pinned.is_empty()) {
+            self.pinned.retain(|page, _| !pages.contains(page));
         }
     }
 

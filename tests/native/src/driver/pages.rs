@@ -81,6 +81,8 @@ pub(crate) fn unmapped(start: usize, len: usize) {
         for context in driver.contexts.values_mut() {
             context.maps.retain(|map| !(start..end).contains(&map.address));
         }
+        // A kernel would have the pages of a queue that is still there pinned; here the device finds none.
+        driver.host.forget(start as u64, len as u64);
     });
 }
 
@@ -183,7 +185,7 @@ impl Driver {
     pub(super) fn hold(&mut self, device: usize, ranges: &[(u64, u64)]) {
         for (start, len) in ranges {
             // SAFETY: it was just found to be there (`user::pin`). Providers keep the memory of a queue until it is
-            // destroyed, which releases it here; on a kernel, one that did not would have its memory pinned.
+            // destroyed, which releases it here, or the context closed; memory that is unmapped before is forgotten.
             unsafe { self.host.pin(device, *start, *len) };
         }
     }
