@@ -5,8 +5,8 @@
 //                     then "."
 //   run CASE BURSTS   one burst that is checked throughout, some to warm up, BURSTS that are timed; answers with the medians:
 //                     cycles and nanoseconds per operation of the first part, and of the second
-//   count CASE        callgrind's build: the case's parts, counted; answers with the operations of each
-//   size              the build that counts memory: bytes per object
+//   count CASE        built with -DCOUNT, under callgrind: dumps what each part's operations were, and answers how many
+//   size              built with -DSIZE: a line for each kind of object, with its bytes; then "."
 //
 // A burst is OPS operations in the first part (posts, mostly); then the engine looks at each of them, untimed, and completes
 // them; the second part polls the completions. Whatever is not as it has to be ends the worker: a failed post, a wrong number
@@ -761,6 +761,44 @@ static void run(struct one *one, int bursts)
 	       median(ns[1], bursts));
 }
 
+#ifdef COUNT
+#include <valgrind/callgrind.h>
+
+#define COUNTED_BURSTS 8
+
+// Two passes, so that each part has a dump of its own.
+static void count(struct one *one)
+{
+	int operations[2] = {};
+	begin_case(one);
+	for (int part = 0; part < 2; part++) {
+		for (int i = -1; i < COUNTED_BURSTS; i++) {
+			if (i == 0)
+				CALLGRIND_ZERO_STATS;
+			if (i >= 0 && part == 0)
+				CALLGRIND_TOGGLE_COLLECT;
+			one->post(one);
+			if (i >= 0 && part == 0)
+				CALLGRIND_TOGGLE_COLLECT;
+			int completions = one->complete(one);
+			if (i >= 0 && part == 1)
+				CALLGRIND_TOGGLE_COLLECT;
+			one->poll(one, completions);
+			if (i >= 0 && part == 1)
+				CALLGRIND_TOGGLE_COLLECT;
+			if (i >= 0)
+				operations[part] += part && completions ? completions : OPS;
+		}
+		CALLGRIND_DUMP_STATS;
+	}
+	printf("%d %d\n", operations[0], operations[1]);
+}
+#endif
+
+#ifdef SIZE
+#include "memory.h"
+#endif
+
 int main(int argc, char **argv)
 {
 	if (argc < 3) {
@@ -786,6 +824,14 @@ int main(int argc, char **argv)
 		} else if (sscanf(line, "run %d %d", &index, &bursts) == 2 && index >= 0 && index < CASES && bursts > 0 &&
 			   bursts <= MOST_BURSTS) {
 			run(&cases[index], bursts);
+#ifdef COUNT
+		} else if (sscanf(line, "count %d", &index) == 1 && index >= 0 && index < CASES && !cases[index].control) {
+			count(&cases[index]);
+#endif
+#ifdef SIZE
+		} else if (!strcmp(line, "size\n")) {
+			size();
+#endif
 		} else {
 			fprintf(stderr, "worker: what is '%s'?\n", line);
 			return 1;

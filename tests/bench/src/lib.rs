@@ -9,8 +9,10 @@
     reason = "a tool: it says what it does, and counts are far from what a float cannot hold"
 )]
 
+mod counts;
 mod measure;
 mod plot;
+mod programs;
 mod report;
 mod rows;
 mod stats;
@@ -50,6 +52,12 @@ pub struct Options {
     /// Timed bursts a turn, of 256 operations
     #[arg(long, default_value_t = 12)]
     pub bursts: u32,
+    /// How often each provider has its turn at each program on the live engine
+    #[arg(long, default_value_t = 5)]
+    pub programs: u32,
+    /// Count no instructions
+    #[arg(long = "no-counts", action = clap::ArgAction::SetFalse)]
+    pub counts: bool,
     /// Rows to measure, by name; * stands for anything
     #[arg(long, default_value = "*", value_delimiter = ' ')]
     pub rows: Vec<String>,

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::Options;
-use crate::rows::{self, Row};
+use crate::counts::{self, Counts};
+use crate::programs::{self, Program};
+use crate::rows::{self, Row, SIZES};
 use crate::worker::{self, Case, Kind, Mode, Provider, Took, Worker};
 
 /// One row in one mode: what each turn of each provider took.
@@ -30,14 +32,31 @@ impl Series {
     }
 }
 
+/// Bytes of a kind of object.
+#[derive(Debug)]
+pub(crate) struct Size {
+    pub(crate) row: &'static Row,
+    pub(crate) stock: f64,
+    pub(crate) holdfast: f64,
+}
+
 /// All that a run measured.
 #[derive(Debug)]
 pub(crate) struct Measured {
     pub(crate) series: Vec<Series>,
+    pub(crate) counts: Counts,
+    pub(crate) sizes: Vec<Size>,
+    pub(crate) programs: Vec<Program>,
+}
+
+/// Those that there are to measure.
+pub(crate) fn providers(options: &Options) -> Vec<Provider> {
+    let bare = options.bare.as_ref().map(|_| Provider::Bare);
+    [Provider::Stock, Provider::Holdfast].into_iter().chain(bare).collect()
 }
 
 /// Whether the user asked for a row.
-fn wanted(options: &Options, name: &str) -> bool {
+pub(crate) fn wanted(options: &Options, name: &str) -> bool {
     options.rows.iter().any(|pattern| rows::matches(pattern, name))
 }
 
@@ -94,8 +113,7 @@ fn turns(
 }
 
 fn mode(options: &Options, program: &Path, mode: Mode) -> Result<Vec<Series>> {
-    let mut providers = vec![Provider::Stock, Provider::Holdfast];
-    providers.extend(options.bare.as_ref().map(|_| Provider::Bare));
+    let providers = providers(options);
     let mut found = BTreeMap::new();
     for start in 0..options.starts {
         let start_one = |provider: &Provider| Worker::start(options, program, (*provider, mode), &[]);
@@ -124,6 +142,28 @@ fn mode(options: &Options, program: &Path, mode: Mode) -> Result<Vec<Series>> {
     Ok(found.into_values().collect())
 }
 
+fn sizes(options: &Options) -> Result<Vec<Size>> {
+    if !SIZES.iter().any(|row| wanted(options, row.name)) {
+        return Ok(Vec::new());
+    }
+    let program = std::path::absolute(worker::compile(options, "worker-size", &["-DSIZE", "-rdynamic"])?)?;
+    let of = |provider| -> Result<Vec<(String, f64)>> {
+        let mut worker = Worker::start(options, &program, (provider, Mode::Default), &[])?;
+        let sizes = worker.sizes()?;
+        worker.end()?;
+        Ok(sizes)
+    };
+    let mut found = Vec::new();
+    for ((name, stock), (_, holdfast)) in of(Provider::Stock)?.into_iter().zip(of(Provider::Holdfast)?) {
+        let row = rows::find(&name).with_context(|| format!("nothing says what the row {name} is"))?;
+        ensure!(stock > 0.0 && holdfast > 0.0, "{name}: it took nothing");
+        if wanted(options, &name) {
+            found.push(Size { row, stock, holdfast });
+        }
+    }
+    Ok(found)
+}
+
 /// Everything that was asked for.
 pub(crate) fn all(options: &Options) -> Result<Measured> {
     ensure!(
@@ -137,11 +177,13 @@ pub(crate) fn all(options: &Options) -> Result<Measured> {
         eprintln!("bench: {} ...", each.title());
         series.extend(mode(options, &program, each)?);
     }
-    if series.is_empty() {
+    eprintln!("bench: instructions, memory, programs ...");
+    let (counts, sizes, programs) = (counts::all(options)?, sizes(options)?, programs::all(options)?);
+    if series.is_empty() && sizes.is_empty() && programs.is_empty() {
         let names: Vec<&str> = rows::all().map(|row| row.name).collect();
         bail!("no row is called {}; there are: {}", options.rows.join(" "), names.join(" "));
     }
     let place = |series: &Series| rows::all().position(|row| row.name == series.row.name);
     series.sort_by_key(|series| (series.mode as usize, place(series)));
-    Ok(Measured { series })
+    Ok(Measured { series, counts, sizes, programs })
 }

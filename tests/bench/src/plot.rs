@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::report::Line;
-use crate::rows::GROUPS;
+use crate::rows::{GROUPS, Group, PROGRAMS, SIZES};
 use crate::worker::Mode;
 
 const ROW: f64 = 15.0;
@@ -24,7 +24,8 @@ pub(crate) fn svg(lines: &[Line]) -> String {
         Mode::ALL.into_iter().filter(|mode| lines.iter().any(|line| line.mode == *mode)).collect();
     let mut body = String::new();
     let mut y = TOP;
-    for (title, rows) in GROUPS {
+    let more: [Group; 2] = [("memory of an object", SIZES), ("unmodified programs, live engine", PROGRAMS)];
+    for (title, rows) in GROUPS.iter().chain(&more) {
         let here: Vec<&str> = rows
             .iter()
             .filter(|row| lines.iter().any(|line| line.row.name == row.name))
@@ -47,10 +48,14 @@ pub(crate) fn svg(lines: &[Line]) -> String {
                     continue;
                 };
                 let (ratio, middle) = (line.ratio, y + ROW / 2.0);
-                let class = if ratio.median <= 1.0 { "less" } else { "more" };
+                let class = match ratio.median {
+                    less if less < 0.98 => "less",
+                    same if same <= 1.02 => "same",
+                    _ => "more",
+                };
                 let _ = writeln!(
                     body,
-                    r#"<rect x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}" class="{class}"><title>{}: {:.1} / {:.1} cycles, {:.3}</title></rect>"#,
+                    r#"<rect x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}" class="{class}"><title>{}: {:.1} / {:.1} {}, {:.3}</title></rect>"#,
                     x(panel, 0.0),
                     y + 2.0,
                     x(panel, ratio.median) - x(panel, 0.0),
@@ -58,6 +63,7 @@ pub(crate) fn svg(lines: &[Line]) -> String {
                     line.name(),
                     line.holdfast.median,
                     line.stock.median,
+                    line.unit,
                     ratio.median,
                 );
                 for turn in &line.ratios {
@@ -97,11 +103,11 @@ pub(crate) fn svg(lines: &[Line]) -> String {
 text {{ font: 11px sans-serif; fill: #222 }}
 .title {{ font-weight: bold }} .head {{ font: bold 14px sans-serif }} .name {{ text-anchor: end; font-family: monospace; font-size: 10px }}
 .axis {{ text-anchor: middle; fill: #666; font-size: 10px }} .value {{ font-size: 9px; fill: #fff }}
-.less {{ fill: #2b7a4b }} .more {{ fill: #b3402a }} .tick {{ stroke: #ddd }} .one {{ stroke: #222; stroke-dasharray: 3 2 }}
+.less {{ fill: #2b7a4b }} .same {{ fill: #777 }} .more {{ fill: #b3402a }} .tick {{ stroke: #ddd }} .one {{ stroke: #222; stroke-dasharray: 3 2 }}
 circle {{ fill: #000; fill-opacity: 0.18 }} .quartiles {{ stroke: #f0b429; stroke-width: 3 }}
 </style>
 <rect width="100%" height="100%" fill="white"/>
-<text x="8" y="22" class="head">holdfast / stock libmlx5, cycles an operation: bar the median, yellow the quartiles, dots the turns (1: the same)</text>
+<text x="8" y="22" class="head">holdfast / stock libmlx5, bar the median (green: less, grey: within 2 %, red: more), yellow the quartiles, dots the turns (1: the same)</text>
 {axes}{body}</svg>
 "#
     )

@@ -8,10 +8,11 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::counts::Counts;
 use crate::measure::{Measured, Series};
-use crate::rows::{self, GROUPS, Row};
+use crate::rows::{self, GROUPS, PROGRAMS, Row, SIZES};
 use crate::stats::Spread;
-use crate::worker::{Mode, Took};
+use crate::worker::{Mode, Provider, Took};
 use crate::{Found, Options, plot};
 
 /// A row in one mode, summed up.
@@ -19,40 +20,56 @@ use crate::{Found, Options, plot};
 pub(crate) struct Line {
     pub(crate) row: &'static Row,
     pub(crate) mode: Mode,
+    pub(crate) unit: &'static str,
     pub(crate) stock: Spread,
     pub(crate) holdfast: Spread,
-    stock_ns: f64,
-    holdfast_ns: f64,
+    /// Nanoseconds of both, where the unit is the cycle.
+    ns: Option<[f64; 2]>,
     /// holdfast / stock, turn by turn.
     pub(crate) ratio: Spread,
     pub(crate) ratios: Vec<f64>,
     /// holdfast with the death machinery / without, turn by turn.
     death: Option<Spread>,
+    /// Instructions of stock, holdfast, and holdfast without the death machinery.
+    instructions: [Option<f64>; 3],
 }
 
-/// Turn by turn, one provider's cycles over another's.
-fn ratios(of: &[Took], to: &[Took]) -> Vec<f64> {
-    of.iter().zip(to).map(|(of, to)| of.cycles / to.cycles).collect()
+/// Turn by turn, one provider's figures over another's.
+fn ratios(of: &[f64], to: &[f64]) -> Vec<f64> {
+    of.iter().zip(to).map(|(of, to)| of / to).collect()
 }
 
-fn cycles(took: &[Took]) -> Spread {
-    Spread::of(took.iter().map(|took| took.cycles))
+fn spread(figures: &[f64]) -> Spread {
+    Spread::of(figures.iter().copied())
 }
 
 impl Line {
-    fn new(series: &Series) -> Line {
-        let ns = |took: &[Took]| Spread::of(took.iter().map(|took| took.ns)).median;
-        let ratios_of = ratios(&series.holdfast, &series.stock);
+    fn new((row, mode, unit): (&'static Row, Mode, &'static str), stock: &[f64], holdfast: &[f64]) -> Line {
+        let ratios = ratios(holdfast, stock);
         Line {
-            row: series.row,
-            mode: series.mode,
-            stock: cycles(&series.stock),
-            holdfast: cycles(&series.holdfast),
-            stock_ns: ns(&series.stock),
-            holdfast_ns: ns(&series.holdfast),
-            ratio: Spread::of(ratios_of.iter().copied()),
-            ratios: ratios_of,
-            death: (!series.bare.is_empty()).then(|| Spread::of(ratios(&series.holdfast, &series.bare))),
+            row,
+            mode,
+            unit,
+            stock: spread(stock),
+            holdfast: spread(holdfast),
+            ns: None,
+            ratio: spread(&ratios),
+            ratios,
+            death: None,
+            instructions: [None; 3],
+        }
+    }
+
+    fn of_series(series: &Series, counts: &Counts) -> Line {
+        let cycles = |took: &[Took]| took.iter().map(|took| took.cycles).collect::<Vec<f64>>();
+        let ns = |took: &[Took]| Spread::of(took.iter().map(|took| took.ns)).median;
+        let (stock, holdfast, bare) = (cycles(&series.stock), cycles(&series.holdfast), cycles(&series.bare));
+        let counted = |provider| counts.get(&(series.row.name, series.mode, provider)).copied();
+        Line {
+            ns: Some([ns(&series.stock), ns(&series.holdfast)]),
+            death: (!bare.is_empty()).then(|| spread(&ratios(&holdfast, &bare))),
+            instructions: [Provider::Stock, Provider::Holdfast, Provider::Bare].map(counted),
+            ..Line::new((series.row, series.mode, "cycles"), &stock, &holdfast)
         }
     }
 
@@ -69,18 +86,26 @@ impl Line {
             })
         };
         let mut value = json!({
-            "name": self.name(), "row": self.row.name, "mode": self.mode.title(), "what": self.row.what, "unit": "cycles",
+            "name": self.name(), "row": self.row.name, "mode": self.mode.title(), "what": self.row.what, "unit": self.unit,
             "stock": round(self.stock.median), "holdfast": round(self.holdfast.median), "ratio": round(self.ratio.median),
             "turns": self.ratios.len(), "ratio_spread": spread(&self.ratio), "stock_spread": spread(&self.stock),
-            "holdfast_spread": spread(&self.holdfast), "stock_ns": round(self.stock_ns),
-            "holdfast_ns": round(self.holdfast_ns),
+            "holdfast_spread": spread(&self.holdfast),
         });
-        if let (Some(floor), Some(object)) = (floor, value.as_object_mut()) {
-            object.insert("floor".to_owned(), json!(round(floor)));
-        }
-        if let (Some(death), Some(object)) = (&self.death, value.as_object_mut()) {
-            object.insert("death_ratio".to_owned(), json!(round(death.median)));
-            object.insert("death_spread".to_owned(), spread(death));
+        let [stock, holdfast, bare] = self.instructions;
+        let more = [
+            ("stock_ns", self.ns.map(|[ns, _]| ns)),
+            ("holdfast_ns", self.ns.map(|[_, ns]| ns)),
+            ("stock_instructions", stock),
+            ("holdfast_instructions", holdfast),
+            ("bare_instructions", bare),
+            ("floor", floor),
+            ("death_ratio", self.death.map(|death| death.median)),
+        ];
+        if let Some(object) = value.as_object_mut() {
+            object.extend(
+                more.iter().filter_map(|(name, value)| Some(((*name).to_owned(), json!(round((*value)?))))),
+            );
+            object.extend(self.death.map(|death| ("death_spread".to_owned(), spread(&death))));
         }
         value
     }
@@ -119,60 +144,101 @@ fn floor(lines: &[Line], line: &Line) -> Option<f64> {
     Some((floor.stock.median + floor.holdfast.median) / 2.0)
 }
 
+/// The ratio's cells.
+fn ratio_cells(ratio: &Spread) -> String {
+    let Spread { least, low, median, high, greatest, outliers } = ratio;
+    format!("**{median:.2}** ({low:.2}–{high:.2}) | {least:.2}–{greatest:.2}, {outliers} out |")
+}
+
 fn markdown(lines: &[Line], machine: &Value, options: &Options) -> String {
+    let field = |name: &str| machine.get(name).and_then(Value::as_str).unwrap_or_default();
     let mut text = format!(
         "# Stock libmlx5 and holdfast, one run\n\n{}, kernel {}, rdma-core {}, holdfast {}. {} turns of {} bursts of 256 operations, \
          {} starts.\n\nCore cycles for each operation, medians of the turns; ratio: holdfast / stock, the median of the turns' ratios, \
-         in brackets their quartiles, then the least and the greatest with how many lie outside of Tukey's fences. README.md in \
-         tests/bench says how it is measured.\n",
-        machine.get("cpu").and_then(Value::as_str).unwrap_or_default(),
-        machine.get("kernel").and_then(Value::as_str).unwrap_or_default(),
-        machine.get("rdma-core").and_then(Value::as_str).unwrap_or_default(),
-        machine.get("commit").and_then(Value::as_str).unwrap_or_default(),
+         in brackets their quartiles, then the least and the greatest with how many lie outside of Tukey's fences. Pairs are stock and \
+         holdfast. README.md in tests/bench says how it is measured.\n",
+        field("cpu"),
+        field("kernel"),
+        field("rdma-core"),
+        field("commit"),
         options.rounds,
         options.bursts,
         options.starts,
     );
     for mode in Mode::ALL {
-        if !lines.iter().any(|line| line.mode == mode) {
-            continue;
+        let of_mode = |line: &&Line| line.mode == mode && line.unit == "cycles";
+        if lines.iter().any(|line| of_mode(&line)) {
+            let _ = writeln!(text, "\n## {}", mode.title());
         }
-        let _ = writeln!(text, "\n## {}", mode.title());
         for (title, rows) in GROUPS {
             let here: Vec<&Line> =
-                lines.iter().filter(|line| line.mode == mode && rows.contains(line.row)).collect();
+                lines.iter().filter(of_mode).filter(|line| rows.contains(line.row)).collect();
             if here.is_empty() {
                 continue;
             }
             let _ = writeln!(
                 text,
-                "\n### {title}\n\n| row | | stock | holdfast | ns | floor | ratio | extremes |\n|---|---|--:|--:|--:|--:|---|---|"
+                "\n### {title}\n\n| row | | stock | holdfast | ns | instructions | floor | ratio | extremes |\n\
+                 |---|---|--:|--:|--:|--:|--:|---|---|"
             );
             for line in here {
                 let floor = floor(lines, line).map_or(String::new(), |floor| format!("{floor:.1}"));
-                let Spread { least, low, median, high, greatest, outliers } = line.ratio;
+                let [stock_ns, holdfast_ns] = line.ns.unwrap_or_default();
+                let instructions = match line.instructions {
+                    [Some(stock), Some(holdfast), _] => format!("{stock:.0} / {holdfast:.0}"),
+                    _ => String::new(),
+                };
                 let _ = writeln!(
                     text,
-                    "| {} | {} | {:.1} | {:.1} | {:.1} / {:.1} | {floor} | **{median:.2}** ({low:.2}–{high:.2}) | {least:.2}–{greatest:.2}, {outliers} out |",
+                    "| {} | {} | {:.1} | {:.1} | {stock_ns:.1} / {holdfast_ns:.1} | {instructions} | {floor} | {}",
                     line.name(),
                     line.row.what,
                     line.stock.median,
                     line.holdfast.median,
-                    line.stock_ns,
-                    line.holdfast_ns,
+                    ratio_cells(&line.ratio),
                 );
             }
+        }
+    }
+    for (unit, title) in [
+        ("bytes", "Memory, bytes an object, of 256"),
+        ("us", "Unmodified programs on the live engine, microseconds a message"),
+    ] {
+        let here: Vec<&Line> = lines.iter().filter(|line| line.unit == unit).collect();
+        if here.is_empty() {
+            continue;
+        }
+        let _ = writeln!(
+            text,
+            "\n## {title}\n\n| row | | stock | holdfast | ratio | extremes |\n|---|---|--:|--:|---|---|"
+        );
+        for line in here {
+            let digits = if unit == "bytes" { 0 } else { 1 };
+            let _ = writeln!(
+                text,
+                "| {} | {} | {:.digits$} | {:.digits$} | {}",
+                line.name(),
+                line.row.what,
+                line.stock.median,
+                line.holdfast.median,
+                ratio_cells(&line.ratio),
+            );
         }
     }
     let deaths: Vec<(&Line, Spread)> = lines.iter().filter_map(|line| Some((line, line.death?))).collect();
     if !deaths.is_empty() {
         text.push_str(
-            "\n## What the death machinery costs\n\nholdfast / holdfast with it compiled out, turn by turn.\n\n| row | ratio | extremes |\n|---|---|---|\n",
+            "\n## What the death machinery costs\n\nholdfast / holdfast with it compiled out, turn by turn; instructions with it and \
+             without.\n\n| row | ratio | extremes | instructions |\n|---|---|---|--:|\n",
         );
         for (line, Spread { least, low, median, high, greatest, outliers }) in deaths {
+            let instructions = match line.instructions {
+                [_, Some(with), Some(without)] => format!("{with:.1} / {without:.1}"),
+                _ => String::new(),
+            };
             let _ = writeln!(
                 text,
-                "| {} | **{median:.3}** ({low:.3}–{high:.3}) | {least:.2}–{greatest:.2}, {outliers} out |",
+                "| {} | **{median:.3}** ({low:.3}–{high:.3}) | {least:.2}–{greatest:.2}, {outliers} out | {instructions} |",
                 line.name()
             );
         }
@@ -182,7 +248,14 @@ fn markdown(lines: &[Line], machine: &Value, options: &Options) -> String {
 
 /// Writes the files.
 pub(crate) fn write(options: &Options, measured: &Measured) -> Result<Found> {
-    let lines: Vec<Line> = measured.series.iter().map(Line::new).collect();
+    let mut lines: Vec<Line> =
+        measured.series.iter().map(|series| Line::of_series(series, &measured.counts)).collect();
+    for size in &measured.sizes {
+        lines.push(Line::new((size.row, Mode::Default, "bytes"), &[size.stock], &[size.holdfast]));
+    }
+    for program in &measured.programs {
+        lines.push(Line::new((program.row, Mode::Default, "us"), &program.stock, &program.holdfast));
+    }
     let machine = machine();
     let rows: Vec<Value> = lines.iter().map(|line| line.json(floor(&lines, line))).collect();
     let table = markdown(&lines, &machine, options);
@@ -236,7 +309,11 @@ pub fn readme(files: &[PathBuf]) -> Result<String> {
          | | stock, cycles | with locks | `MLX5_SINGLE_THREADED` | thread domain |\n|---|--:|---|---|---|\n",
         runs.len()
     );
-    for (title, rows) in GROUPS {
+    let more: [rows::Group; 2] = [
+        ("memory of an object, bytes", SIZES),
+        ("unmodified programs on the live engine, microseconds a message", PROGRAMS),
+    ];
+    for (title, rows) in GROUPS.iter().chain(&more) {
         let mut titled = false;
         for row in rows.iter().filter(|row| row.readme) {
             let cells = Mode::ALL.map(|mode| cell(&format!("{}{}", row.name, mode.suffix()), "ratio", 2));
@@ -249,7 +326,12 @@ pub fn readme(files: &[PathBuf]) -> Result<String> {
             }
             let [default, single, domain] = cells;
             let stock = cell(row.name, "stock", 0);
-            let _ = writeln!(text, "| {} | {stock} | {default} | {single} | {domain} |", row.what);
+            let name = if PROGRAMS.contains(row) {
+                format!("`{}`, {}", row.name, row.what)
+            } else {
+                row.what.to_owned()
+            };
+            let _ = writeln!(text, "| {name} | {stock} | {default} | {single} | {domain} |");
         }
     }
     let deaths: Vec<f64> = rows::all()

@@ -152,9 +152,26 @@ pub(crate) const GROUPS: &[Group] = &[
     ),
 ];
 
+/// What objects take of memory.
+pub(crate) const SIZES: &[Row] = &[
+    Row::new("size-qp", "ibv_create_qp, 128 sends and receives, 64 bytes inline").readme(),
+    Row::new("size-qp-ex", "ibv_create_qp_ex, the same, without memory windows").readme(),
+    Row::new("size-cq", "ibv_create_cq, 255 entries").readme(),
+    Row::new("size-srq", "ibv_create_srq, 255 receives").readme(),
+    Row::new("size-mr", "ibv_reg_mr").readme(),
+    Row::new("size-context", "ibv_open_device, without the stack of holdfast's one thread").readme(),
+];
+
+/// Programs on the live engine.
+pub(crate) const PROGRAMS: &[Row] = &[
+    Row::new("ib_write_bw", "4096 bytes, of the mean rate").readme(),
+    Row::new("ib_send_lat", "64 bytes, t_typical").readme(),
+    Row::new("ibv_rc_pingpong", "4096 bytes, there and back").readme(),
+];
+
 /// Every row.
 pub(crate) fn all() -> impl Iterator<Item = &'static Row> {
-    GROUPS.iter().flat_map(|(_, rows)| rows.iter())
+    GROUPS.iter().flat_map(|(_, rows)| rows.iter()).chain(SIZES).chain(PROGRAMS)
 }
 
 /// The row of a name.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::Options;
 
 /// Who serves the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Provider {
     Stock,
     Holdfast,
@@ -18,7 +18,7 @@ pub(crate) enum Provider {
 }
 
 /// How the application says that it needs no locks, if it does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Mode {
     Default,
     Single,
@@ -201,6 +201,20 @@ impl Worker {
                 _ => bail!("no kind: {line}"),
             };
             cases.push(Case { index: index.parse()?, rows: [row(first), row(second)], kind });
+        }
+    }
+
+    /// Bytes of each kind of object.
+    pub(crate) fn sizes(&mut self) -> Result<Vec<(String, f64)>> {
+        self.say("size")?;
+        let mut sizes = Vec::new();
+        loop {
+            let line = self.line()?;
+            if line == "." {
+                return Ok(sizes);
+            }
+            let (name, bytes) = line.split_once(' ').with_context(|| format!("no size: {line}"))?;
+            sizes.push((name.to_owned(), bytes.parse()?));
         }
     }
 
