@@ -84,9 +84,16 @@ lint: ## format, clippy and documentation, without a warning
 test: ## everything: lint, unit tests, install and enable, four real kernels
 	@tests/run
 
-bench: build ## stock against holdfast on the native bed, taking turns (ROWS='post*', ROUNDS=120): target/bench/bench.md
+bench: build ## stock against holdfast on the native bed, taking turns (ROWS='post* recv', ROUNDS=120, BARE=no): target/bench/bench.md
 	@tests/setup native
-	$(CARGO) run --quiet --release --package holdfast-bench -- run $(if $(ROWS),--rows '$(ROWS)') $(if $(ROUNDS),--rounds $(ROUNDS))
+ifneq ($(BARE),no)
+	@# Once more, without what the death of a device takes: to know what that costs.
+	RUSTFLAGS='--cfg holdfast_bare' $(CARGO) build --quiet --release --package holdfast --target-dir $(TARGET)/bare
+	@mkdir -p $(TARGET)/bench/bare && install -m 755 $(TARGET)/bare/release/libholdfast.so $(TARGET)/bench/bare
+	@for n in $(NUMBERS); do ln -sfn libholdfast.so $(TARGET)/bench/bare/libholdfast-rdmav$$n.so; done
+endif
+	$(CARGO) run --quiet --package holdfast-bench -- run --out $(TARGET)/bench \
+	    $(if $(filter no,$(BARE)),,--bare $(TARGET)/bench/bare/libholdfast.so) $(if $(ROWS),--rows '$(ROWS)') $(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench-rxe: ## the same for soft-RoCE, in one guest (SUITE=bookworm, ROUNDS=7): target/bench/rxe-SUITE.md
 	@tests/setup

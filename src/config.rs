@@ -20,6 +20,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+/// Whether this library does for the death of a device what makes it worth having. Only the benchmark builds one that does not
+/// (`--cfg holdfast_bare`), to know what posts and polls pay for it.
+pub const OUTLIVES_DEVICES: bool = !cfg!(holdfast_bare);
+
 /// The file read when `HOLDFAST_CONF` names no other.
 pub const FILE: &str = "/etc/holdfast.conf";
 

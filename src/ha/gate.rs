@@ -5,6 +5,7 @@
 //! by the queue's lock, or where the application's word makes locks needless by the mark that its thread leaves
 //! ([`crate::sync::SpinLock::is_idle`]) behind a barrier that every CPU passes.
 
+use crate::config::OUTLIVES_DEVICES;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 /// See the module.
@@ -58,7 +59,7 @@ impl Gate {
         // ORDER: Acquire, partner is the fence in `close`: who saw its 0 sees this.
         fence(Ordering::Acquire);
         // ORDER: Relaxed, ordered by the fence.
-        self.closed.load(Ordering::Relaxed)
+        OUTLIVES_DEVICES && self.closed.load(Ordering::Relaxed)
     }
 }
 

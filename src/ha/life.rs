@@ -13,6 +13,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crate::config::OUTLIVES_DEVICES;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Where a context is on its way.
@@ -172,7 +173,7 @@ impl Life {
     #[inline(always)]
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.phase() == Phase::Gone
+        OUTLIVES_DEVICES && self.phase() == Phase::Gone
     }
 
     /// A sign came. Of several that come at once each change is told to one.

@@ -10,6 +10,7 @@ use super::shape::Srq as Shape;
 use super::{Index, wqe};
 use crate::abi::public::*;
 use crate::abi::wr::{RecvWr, RecvWrs};
+use crate::config::OUTLIVES_DEVICES;
 use crate::error::Errno;
 use crate::family::{Refused, SharedReceiveQueue};
 use crate::ha::ledger::Fate;
@@ -82,7 +83,7 @@ impl Inner {
     #[inline(always)]
     fn publish(&self, counter: u16) {
         // ORDER: Relaxed: the closer waits for posts that are under way, as for a `Gate`.
-        if !self.closed.load(Ordering::Relaxed) {
+        if !OUTLIVES_DEVICES || !self.closed.load(Ordering::Relaxed) {
             // The WQEs are in memory before the record lets the device read them.
             udma_to_device_barrier();
             self.dbrec.record.store::<RCV_DBR>(u32::from(counter));
