@@ -1,4 +1,5 @@
-# The death of a device under programs that know nothing of it. Sourced by the death cases of each bed.
+# The death of a device under programs that know nothing of it. Sourced by the death cases of each bed. (ib_write_lat is none of
+# them: it waits for its memory to change and looks at no queue meanwhile, so that nobody can tell it anything.)
 
 # How long a program may take to end once its device is gone: a second is what it takes, an emulated CPU on a busy host more.
 SOON=60
@@ -21,7 +22,7 @@ ended() {
 
 # tool_dies HOW MODE TOOL ARGUMENT...: both ends are on a device that is taken away by HOW, which has to come to its end.
 tool_dies() {
-    local how=$1 mode=$2 server='' client='' server_job client_job ok=0 went tenths
+    local how=$1 mode=$2 server='' client='' server_job client_job ok=0 went tenths=0
     shift 2
     set -- "$@" -p "$port"
     launch server holdfast "$mode" "$@" || return 1

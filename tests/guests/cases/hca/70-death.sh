@@ -25,7 +25,7 @@ register death-send-bw "$OURS" 'device_dies preload ib_send_bw -F -D 3000'
 full_only
 register death-pingpong "$OURS" 'device_dies drivers ibv_rc_pingpong -n 1000000000'
 register death-send-bw-events "$OURS" 'device_dies preload ib_send_bw -F -N -n 100000000 -e'
-register death-write-lat "$OURS" 'device_dies preload ib_write_lat -F -n 1000000'
+register death-send-lat-events "$OURS" 'device_dies preload ib_send_lat -F -n 1000000 -e'
 # A hundred times, for how long it takes; the driver's own leave is the quicker one of the orderly ways.
 function=$(basename "$(readlink -f /sys/class/infiniband/mlx5_0/device)")
 mlx5_goes() { echo "$function" >/sys/bus/pci/drivers/mlx5_core/unbind; }
