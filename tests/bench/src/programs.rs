@@ -113,6 +113,10 @@ mod tests {
         assert_eq!(figure("ib_send_lat", said), Some(2478.82));
         let said = "8192000 bytes in 0.05 seconds = 1278.25 Mbit/sec\n1000 iters in 0.05 seconds = 51.27 usec/iter\n";
         assert_eq!(figure("ibv_rc_pingpong", said), Some(51.27));
-        assert!(PROGRAMS.iter().all(|row| crate::rows::find(row.name).is_some() && figure(row.name, "").is_none()));
+        assert!(
+            PROGRAMS
+                .iter()
+                .all(|row| crate::rows::find(row.name).is_some() && figure(row.name, "").is_none())
+        );
     }
 }
