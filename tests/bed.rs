@@ -21,10 +21,11 @@ mod bed {
     mod soak;
 }
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 
 use vhca::reader::Journal;
 
@@ -45,6 +46,8 @@ struct Bed {
     /// What `RDMAV_DRIVERS` names: a plug-in's file without `-rdmavN.so`.
     holdfast: PathBuf,
     workshop: c::Workshop,
+    /// The clients that were compiled: once each, as a file that somebody runs cannot be written.
+    clients: Mutex<HashMap<String, Arc<OnceLock<PathBuf>>>>,
 }
 
 static BED: LazyLock<Bed> = LazyLock::new(Bed::new);
@@ -65,28 +68,32 @@ impl Bed {
         }
         let library = c::provider().with_file_name("libholdfast_sim.so");
         assert!(library.exists(), "cargo left no {}", library.display());
-        Bed { library, holdfast, workshop }
+        Bed { library, holdfast, workshop, clients: Mutex::default() }
     }
 
     /// Compiles a client.
     fn client(&self, name: &str) -> PathBuf {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/native/clients/{name}.c"));
-        self.workshop.build(
-            name,
-            &source,
-            ["-Wno-missing-field-initializers", "-libverbs", "-ldl", "-lpthread"],
-        )
+        self.compiled(name, &source, Vec::new())
     }
 
     /// Compiles `verbs-NAME` of the clients that run in the guests, too.
     fn verbs_client(&self, name: &str, sources: &[&str]) -> PathBuf {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/verbs");
         let (first, rest) = sources.split_first().unwrap();
-        let mut arguments: Vec<String> =
-            rest.iter().map(|file| directory.join(file).display().to_string()).collect();
-        arguments
-            .extend(["-Wno-missing-field-initializers", "-libverbs", "-ldl", "-lpthread"].map(String::from));
-        self.workshop.build(&format!("verbs-{name}"), &directory.join(first), arguments)
+        let rest = rest.iter().map(|file| directory.join(file).display().to_string()).collect();
+        self.compiled(&format!("verbs-{name}"), &directory.join(first), rest)
+    }
+
+    fn compiled(&self, name: &str, source: &Path, mut arguments: Vec<String>) -> PathBuf {
+        let client = Arc::clone(self.clients.lock().unwrap().entry(name.to_owned()).or_default());
+        let build = || {
+            arguments.extend(
+                ["-Wno-missing-field-initializers", "-libverbs", "-ldl", "-lpthread"].map(String::from),
+            );
+            self.workshop.build(name, source, arguments)
+        };
+        client.get_or_init(build).clone()
     }
 
     /// A program on the bed, on a wire.
