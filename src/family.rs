@@ -14,7 +14,7 @@ use crate::abi::public::{
     IBV_WC_WR_FLUSH_ERR, ibv_ah, ibv_mr, ibv_mw, ibv_packet_pacing_caps, ibv_qp_cap, ibv_recv_wr,
     ibv_send_wr, ibv_sge, ibv_wc,
 };
-use crate::abi::wr::{InlineData, RecvWrs, SendWrs};
+use crate::abi::wr::{InlineData, RecvWr, RecvWrs, SendWr, SendWrs, UserBytes};
 use crate::error::{Errno, Error};
 use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
@@ -265,6 +265,10 @@ pub fn fill(out: &mut [MaybeUninit<ibv_wc>], mut next: impl FnMut() -> Option<ib
 
 /// The consumer's side of a CQ. The verbs layer holds the lock around every call.
 pub trait CompletionQueue: Send {
+    /// Moves completions to the front of `out`, as long as they are of the usual kinds: `Ok` with how many, if that ended because
+    /// `out` is full or there are no more; otherwise `Err` with how many, and [`CompletionQueue::poll`] has to go on.
+    fn poll_usual(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, u32>;
+
     /// Moves completions to the front of `out`; how many.
     ///
     /// # Errors
@@ -362,18 +366,42 @@ pub trait Arm: Send + Sync {
 pub trait SendBuilder: Send {
     /// `ibv_wr_start`.
     fn start(&mut self);
+    /// One of the `ibv_wr_*` operations, if it is a usual one. False: it is not, nothing was done, and [`SendBuilder::operation`]
+    /// has to do it. This and its likes below call nothing, so that they save no registers.
+    #[inline(always)]
+    fn usual_operation(&mut self, wr_id: u64, wr_flags: u32, op: SendOp) -> bool {
+        let _ = (wr_id, wr_flags, op);
+        false
+    }
     /// One of the `ibv_wr_*` operations.
     fn operation(&mut self, wr_id: u64, wr_flags: u32, op: SendOp);
+    /// `ibv_wr_set_sge`, as [`SendBuilder::usual_operation`].
+    #[inline(always)]
+    fn set_usual_sge(&mut self, sge: ibv_sge) -> bool {
+        let _ = sge;
+        false
+    }
     /// `ibv_wr_set_sge`.
     fn set_sge(&mut self, sge: ibv_sge);
     /// `ibv_wr_set_sge_list`.
     fn set_sge_list(&mut self, list: &[ibv_sge]);
+    /// `ibv_wr_set_inline_data`, as [`SendBuilder::usual_operation`].
+    #[inline(always)]
+    fn set_usual_inline_data(&mut self, bytes: UserBytes<'_>) -> bool {
+        let _ = bytes;
+        false
+    }
     /// `ibv_wr_set_inline_data` and `ibv_wr_set_inline_data_list`.
     fn set_inline_data(&mut self, data: &InlineData<'_>);
     /// `ibv_wr_set_xrc_srqn`.
     fn set_xrc_srqn(&mut self, remote_srqn: u32);
     /// A setter was called with what no setter takes.
     fn refuse(&mut self, errno: Errno);
+    /// `ibv_wr_complete`, as [`SendBuilder::usual_operation`].
+    #[inline(always)]
+    fn complete_usual(&mut self) -> bool {
+        false
+    }
     /// `ibv_wr_complete`: hands what was built to the device.
     ///
     /// # Errors
@@ -399,6 +427,21 @@ pub trait QueuePair: Send + Sync {
     type Ah: 'static;
     /// The send queue's builder.
     type Sq: SendBuilder;
+
+    /// Posts a work request of a usual kind on a queue that this thread owns. False: it is something else, nothing was done, and
+    /// [`QueuePair::post_send`] has to do it.
+    #[inline(always)]
+    fn post_usual_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Self::Ah>) -> bool {
+        let _ = (wr, objects);
+        false
+    }
+
+    /// As [`QueuePair::post_usual_send`], to the QP's own receive queue.
+    #[inline(always)]
+    fn post_usual_recv(&self, wr: RecvWr<'_>) -> bool {
+        let _ = wr;
+        false
+    }
 
     /// Posts a list.
     ///

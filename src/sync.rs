@@ -1,13 +1,31 @@
 //! The queue lock of the data path.
 //!
-//! One byte, one locked exchange to take and one plain store to give back, inlined: a queue's lock is held for tens of
-//! nanoseconds and two threads seldom want it at once. `ibv_wr_start` takes a lock that `ibv_wr_complete`, another
-//! function, gives back; hence [`SpinLock::acquire`] and [`SpinLock::release`] beside the guard.
+//! A queue's lock is held for tens of nanoseconds, two threads seldom want it at once, and most queues are only ever used by one
+//! thread. So the lock learns whose it is: a thread that took it twice in a row becomes its *owner*, and from then on takes
+//! it by a plain store of a mark and gives it back by another, where the locked exchange of a spin lock costs 25 of the 90 cycles
+//! of a whole post. Whoever else comes takes the lock proper by exchange, and from its owner the right to do without: it says so
+//! in `owner`, makes every CPU of the process pass a barrier (membarrier(2)) and waits until the mark is gone. This is done
+//! at most [`REVOCATIONS`] times to a lock, each needing a longer row before; after that it is a plain spin lock.
+//!
+//! Each owner that a lock has had has a mark of its own: one that lost its right may find out late, having set its mark in vain, and
+//! takes it away again, which must not be the mark of the next.
+//!
+//! Why the mark is enough: the owner stores the mark, then loads `owner`, with nothing but program order between them. The other
+//! thread stores to `owner`, then loads the mark, with the barrier between them, which also lies somewhere in the owner's program
+//! order. If before its load, the load sees the other thread's store, and the owner steps back. If after its store, the other
+//! thread sees the mark, and waits. It cannot be after the load and before the store. This holds on every architecture: the
+//! barrier that the owner does not spend is the one that membarrier makes it pass.
+//!
+//! `ibv_wr_start` takes a lock that `ibv_wr_complete`, another function, gives back; hence [`SpinLock::acquire`] and
+//! [`SpinLock::release`] beside the guard.
 //!
 //! Invariants of [`SpinLock`]:
-//! - L1: `locked` is true from the moment one thread took it until that same verbs call chain released it.
-//! - L2: `value` is reached only by whoever made `locked` true (L1), so never by two threads at once; or, without locking, by
-//!   the one thread of which the maker of [`Locking::no`] gave its word.
+//! - L1: who *has* the lock is either the thread that `owner` names (or, while it says [`REVOKING`], has named before) and has set
+//!   the mark that `owner` says, or the one that made `taken` true while `owner` is [`SHARED`]; from then until it released it by
+//!   the same word.
+//! - L2: `value` and `history` are reached only by whoever has the lock, so never by two threads at once; or, without locking
+//!   (`owner` is [`UNLOCKED`] for good), by the one thread of which the maker of [`Locking::no`] gave its word.
+//! - L3: `owner` is written by a thread that made `taken` true, and only while `taken` is true.
 #![allow(
     unsafe_code,
     reason = "a lock is where exclusive access is made; std's guard cannot outlive a C call"
@@ -16,9 +34,9 @@
 /// The atomics that the lock and `ha` are made of: loom's where a model is checked.
 pub mod atomic {
     #[cfg(not(loom))]
-    pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+    pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
     #[cfg(loom)]
-    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
     /// What orders the mark that a lock is in use before what its user reads next, against a thread that has every CPU pass a
     /// barrier (membarrier(2)) between its own store and its look at the mark: nothing but that the compiler leaves the order.
@@ -34,13 +52,84 @@ pub mod atomic {
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use atomic::{AtomicBool, Ordering, half_of_membarrier};
+use atomic::{AtomicBool, AtomicUsize, Ordering, half_of_membarrier};
 
 /// Spins this often before it lets another thread run: a holder that was descheduled cannot be spun out.
 #[cfg(not(loom))]
 const SPINS_BEFORE_YIELD: u32 = 1 << 10;
+
+/// The bits of `owner` that say which mark it uses.
+const MARK: usize = 3;
+/// `owner` of a lock that all take by the exchange.
+const SHARED: usize = 0;
+/// `owner`, with the mark, while somebody takes the right to it away.
+const REVOKING: usize = 1 << 2;
+/// `owner`, with the first mark, of a lock that does not lock.
+const UNLOCKED: usize = 1 << 3;
+
+/// How often a lock may be taken from its owner: one mark is for the last owner.
+const REVOCATIONS: usize = MARK;
+
+/// How many times in a row the same thread has to take a lock that was taken from its owner `revoked` times, to own it.
+#[cfg(not(loom))]
+const fn row(revoked: usize) -> u32 {
+    1 << (6 * revoked)
+}
+
+/// The barrier that all CPUs pass; none where there is no such system call, and then no lock is owned.
+static BARRIER: OnceLock<fn()> = OnceLock::new();
+
+/// Locks may have owners: `barrier` makes each thread of the process pass a full barrier between its call and its return.
+pub fn allow_owners(barrier: fn()) {
+    BARRIER.get_or_init(|| barrier);
+}
+
+/// Whether [`allow_owners`] was called.
+pub fn owners_are_allowed() -> bool {
+    BARRIER.get().is_some()
+}
+
+/// The calling thread, told from all others that live: the address of its control block, which is never a small number and leaves
+/// the bits of [`MARK`] free. A thread that gets the one of a thread that ended began after that end. (In a model: a number.)
+#[cfg(loom)]
+fn thread() -> usize {
+    /// Of a model's threads; from there on none means something else.
+    static NUMBERS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(16);
+    loom::thread_local!(static HERE: usize = NUMBERS.fetch_add(MARK + 1, Ordering::Relaxed));
+    HERE.with(|here| *here)
+}
+
+/// See the other: this is no model's.
+#[cfg(not(loom))]
+#[inline(always)]
+fn thread() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let own: usize;
+        // SAFETY: the ABI keeps the control block's own address in its first word, at the FS segment's base.
+        unsafe {
+            core::arch::asm!("mov {}, qword ptr fs:[0]", out(reg) own, options(pure, readonly, nostack, preserves_flags));
+        }
+        own
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let own: usize;
+        // SAFETY: reads the thread pointer, which user mode may.
+        unsafe {
+            core::arch::asm!("mrs {}, tpidr_el0", out(reg) own, options(pure, nomem, nostack, preserves_flags));
+        }
+        own
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        std::thread_local!(static HERE: u64 = const { 0 });
+        HERE.with(|here| core::ptr::from_ref(here).addr())
+    }
+}
 
 /// Whether a lock locks: a thread domain and a single-threaded CQ are the application's word that one thread uses the
 /// object, and their queues need none.
@@ -61,38 +150,72 @@ impl Locking {
     }
 }
 
-/// A byte-sized spin lock around `T`.
+/// How the lock proper was used: what decides who becomes its owner.
+#[derive(Debug)]
+struct History {
+    /// The thread that took it last, and how often in a row before that.
+    last: usize,
+    row: u32,
+    /// How often it was taken from an owner: the mark of the next.
+    revoked: usize,
+}
+
+/// A lock around `T`; see the module.
 #[derive(Debug)]
 pub struct SpinLock<T> {
-    locked: AtomicBool,
-    locking: bool,
+    owner: AtomicUsize,
+    marks: [AtomicBool; MARK + 1],
+    taken: AtomicBool,
+    history: UnsafeCell<History>,
     #[cfg(loom)]
-    sleepers: Sleepers,
+    model: Model,
     value: UnsafeCell<T>,
 }
 
-/// A model's thread that spins has no end of orders: it sleeps until the lock is given back.
+/// What a lock needs in a model. A thread that spins has no end of orders: it sleeps until the lock is given back. And each further
+/// step multiplies the orders: only the lock's own models have owners, from the first time that somebody takes it.
 #[cfg(loom)]
 #[derive(Debug)]
-struct Sleepers {
+struct Model {
     mutex: loom::sync::Mutex<()>,
     freed: loom::sync::Condvar,
+    owners: bool,
 }
 
 #[cfg(loom)]
-impl Sleepers {
-    fn new() -> Sleepers {
-        Sleepers { mutex: loom::sync::Mutex::new(()), freed: loom::sync::Condvar::new() }
+impl Model {
+    fn new() -> Model {
+        Model { mutex: loom::sync::Mutex::new(()), freed: loom::sync::Condvar::new(), owners: false }
+    }
+
+    /// Until `done`.
+    fn sleep(&self, mut done: impl FnMut() -> bool) {
+        let mut sleeper = self.mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while !done() {
+            sleeper = self.freed.wait(sleeper).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+
+    fn wake(&self) {
+        let _sleeper = self.mutex.lock();
+        self.freed.notify_all();
     }
 }
 
-// SAFETY: L2 gives one thread at a time the value, so `T: Send` is all that sharing needs.
+// SAFETY: L2 gives one thread at a time the value and the history, so `T: Send` is all that sharing needs.
 unsafe impl<T: Send> Sync for SpinLock<T> {}
 
 /// The lock held; given back when dropped.
 #[derive(Debug)]
 pub struct Guard<'a, T> {
     lock: &'a SpinLock<T>,
+}
+
+/// The lock held by its mark; given back when dropped.
+#[derive(Debug)]
+pub struct Marked<'a, T> {
+    lock: &'a SpinLock<T>,
+    owner: usize,
 }
 
 impl<T> SpinLock<T> {
@@ -104,10 +227,12 @@ impl<T> SpinLock<T> {
     /// An open lock around `value` that locks as `locking` says.
     pub fn with(locking: Locking, value: T) -> SpinLock<T> {
         SpinLock {
-            locked: AtomicBool::new(false),
-            locking: locking.0,
+            owner: AtomicUsize::new(if locking.0 { SHARED } else { UNLOCKED }),
+            marks: [(); MARK + 1].map(|()| AtomicBool::new(false)),
+            taken: AtomicBool::new(false),
+            history: UnsafeCell::new(History { last: 0, row: 0, revoked: 0 }),
             #[cfg(loom)]
-            sleepers: Sleepers::new(),
+            model: Model::new(),
             value: UnsafeCell::new(value),
         }
     }
@@ -119,22 +244,30 @@ impl<T> SpinLock<T> {
         Guard { lock: self }
     }
 
-    /// Marks it as taken: whether it was before.
+    /// Takes the lock if that costs next to nothing: this thread owns it, or it does not lock.
     #[inline(always)]
-    fn take(&self) -> bool {
-        // ORDER: Acquire, partner is the Release store in `release`: what the last holder wrote is seen.
-        #[cfg(not(loom))]
-        let taken = self.locked.swap(true, Ordering::Acquire);
-        // loom lets the mark of an exchange that came too late stand after the lock was given back: it gets one that leaves none.
-        // ORDER: as above.
-        #[cfg(loom)]
-        let taken = self.locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err();
-        taken
+    pub fn lock_own(&self) -> Option<Marked<'_, T>> {
+        let owner = self.mark()?;
+        Some(Marked { lock: self, owner })
     }
 
-    /// Takes the lock if nobody has it, this thread included.
+    /// Takes the lock if nobody has it, this thread included; without locking, unless it is in use.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        if self.take() { None } else { Some(Guard { lock: self }) }
+        // ORDER: Relaxed: only a look, and nothing of the value is looked at.
+        if self.marked(self.owner.load(Ordering::Relaxed)).load(Ordering::Relaxed) {
+            return None;
+        }
+        if self.mark().is_some() {
+            return Some(Guard { lock: self });
+        }
+        if self.exchange() {
+            return None;
+        }
+        if self.revoke(false) {
+            return Some(Guard { lock: self });
+        }
+        self.give_back();
+        None
     }
 
     /// Takes the lock if it is given back within `wait`: whoever holds it may be the application, between two calls.
@@ -151,79 +284,218 @@ impl<T> SpinLock<T> {
         }
     }
 
-    /// Takes the lock with no guard: [`SpinLock::release`] has to follow, on the same thread.
+    /// As [`SpinLock::lock_own`], with no guard: where it took the lock, [`SpinLock::release`] has to follow.
+    #[inline(always)]
+    pub fn acquire_own(&self) -> bool {
+        self.mark().is_some()
+    }
+
+    /// Takes the lock with no guard: [`SpinLock::release`] has to follow.
     #[inline(always)]
     pub fn acquire(&self) {
-        if self.locking {
-            if self.take() {
-                self.contended();
-            }
-        } else {
-            // One thread uses it, and so a plain store tells all that another one may ask: whether it is in use just now. On
-            // x86-64 it costs a cycle where the exchange costs twenty.
-            // ORDER: Relaxed, with the fence, which only stops the compiler: it is in program order before what the user of
-            // the lock reads. A thread that asks makes all CPUs pass a barrier between its own store and its load
-            // (membarrier(2)): then either it sees this store, or the user sees what it stored.
-            self.locked.store(true, Ordering::Relaxed);
+        if self.mark().is_none() {
+            self.take();
         }
+    }
+
+    /// The mark of `owner`.
+    #[inline(always)]
+    fn marked(&self, owner: usize) -> &AtomicBool {
+        let [first, second, third, fourth] = &self.marks;
+        match owner & MARK {
+            0 => first,
+            1 => second,
+            2 => third,
+            _ => fourth,
+        }
+    }
+
+    /// Takes the lock by its mark, if that is this thread's right: as what.
+    #[inline(always)]
+    fn mark(&self) -> Option<usize> {
+        // ORDER: Relaxed: what the thread that has the right is to see, it saw when it got it, by its own exchange of `taken`.
+        let owner = self.owner.load(Ordering::Relaxed);
+        let mark = self.marked(owner);
+        if owner == UNLOCKED {
+            // The mark keeps nobody out. It tells whoever asks whether the value is in use just now (`is_idle`).
+            // ORDER: Relaxed, with half of a membarrier: see the module.
+            mark.store(true, Ordering::Relaxed);
+            half_of_membarrier();
+            return Some(owner);
+        }
+        // A mark that is set is this thread's own: it has the lock, and waits for itself as with any other lock.
+        // ORDER: Relaxed: only the owner sets it.
+        if (owner ^ thread()) > MARK || mark.load(Ordering::Relaxed) {
+            return None;
+        }
+        // ORDER: Relaxed, with half of a membarrier: see the module.
+        mark.store(true, Ordering::Relaxed);
+        half_of_membarrier();
+        // ORDER: Relaxed, as above.
+        if self.owner.load(Ordering::Relaxed) != owner {
+            self.unmark(owner);
+            return None;
+        }
+        Some(owner)
+    }
+
+    #[inline(always)]
+    fn unmark(&self, owner: usize) {
+        // ORDER: Release, partner is the Acquire load in `revoke_from`, or in `is_idle`.
+        self.marked(owner).store(false, Ordering::Release);
+        #[cfg(loom)]
+        self.model.wake();
+    }
+
+    /// Makes `taken` true: whether it was before.
+    #[inline(always)]
+    fn exchange(&self) -> bool {
+        // ORDER: Acquire, partner is the Release store in `give_back`: what the last holder wrote is seen.
+        #[cfg(not(loom))]
+        let taken = self.taken.swap(true, Ordering::Acquire);
+        // loom lets the mark of an exchange that came too late stand after the lock was given back: it gets one that leaves none.
+        // ORDER: as above.
+        #[cfg(loom)]
+        let taken = self.taken.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err();
+        taken
+    }
+
+    /// Takes the lock proper.
+    #[cold]
+    #[inline(never)]
+    fn take(&self) {
+        self.wait(|| !self.exchange(), &self.taken);
+        self.revoke(true);
+        // What follows is ordered behind this against whoever closes a gate and has every CPU pass a barrier.
         half_of_membarrier();
     }
 
-    #[cfg(loom)]
-    fn contended(&self) {
-        let mut sleeper = self.sleepers.mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        while self.take() {
-            sleeper = self.sleepers.freed.wait(sleeper).unwrap_or_else(std::sync::PoisonError::into_inner);
-        }
-    }
-
+    /// Until `done`, asked again when `busy` is false.
     #[cfg(not(loom))]
-    #[cold]
-    fn contended(&self) {
-        let mut spins = 0;
-        loop {
-            // ORDER: Relaxed, only a hint to try again; the swap below is what synchronises.
-            while self.locked.load(Ordering::Relaxed) {
-                spins += 1;
-                if spins % SPINS_BEFORE_YIELD == 0 {
+    fn wait(&self, mut done: impl FnMut() -> bool, busy: &AtomicBool) {
+        let mut spins = 0_u32;
+        while !done() {
+            // ORDER: Relaxed, only a hint to try again; what `done` does synchronises.
+            while busy.load(Ordering::Relaxed) {
+                spins = spins.wrapping_add(1);
+                if spins.is_multiple_of(SPINS_BEFORE_YIELD) {
                     std::thread::yield_now();
                 } else {
                     core::hint::spin_loop();
                 }
             }
-            if !self.take() {
-                return;
-            }
         }
+    }
+
+    #[cfg(loom)]
+    fn wait(&self, done: impl FnMut() -> bool, _busy: &AtomicBool) {
+        self.model.sleep(done);
+    }
+
+    /// Takes the right to the mark from an owner, if there is one; the caller made `taken` true. Where the owner uses its mark, it
+    /// waits, or, not to `wait`, leaves the owner its right and says false.
+    #[inline(always)]
+    fn revoke(&self, wait: bool) -> bool {
+        // ORDER: Relaxed: L3: the Acquire of `taken` made what was written to it visible.
+        let owner = self.owner.load(Ordering::Relaxed);
+        owner == SHARED || self.revoke_from(owner, wait)
+    }
+
+    #[inline(never)]
+    fn revoke_from(&self, owner: usize, wait: bool) -> bool {
+        let mark = self.marked(owner);
+        // ORDER: Relaxed: the barrier orders it before the load of the mark. See the module.
+        self.owner.store(REVOKING | owner & MARK, Ordering::Relaxed);
+        if let Some(barrier) = BARRIER.get() {
+            barrier();
+        }
+        // ORDER: Acquire, partner is the Release store in `unmark`: what the owner wrote is seen.
+        let gone = || !mark.load(Ordering::Acquire);
+        if wait {
+            self.wait(gone, mark);
+        } else if !gone() {
+            // ORDER: Relaxed: it has its right as before; others come by `taken`.
+            self.owner.store(owner, Ordering::Relaxed);
+            return false;
+        }
+        // ORDER: Relaxed: from here on everybody comes by `taken`.
+        self.owner.store(SHARED, Ordering::Relaxed);
+        // SAFETY: L2: the mark is gone and cannot come back, and `taken` is ours.
+        let history = unsafe { &mut *self.history.get() };
+        history.revoked += 1;
+        (history.last, history.row) = (0, 0);
+        true
+    }
+
+    /// Whether the calling thread, which has the lock, has it by its mark.
+    #[inline(always)]
+    pub fn is_own(&self) -> bool {
+        self.holder() != SHARED
+    }
+
+    /// As what the calling thread, which has the lock, has it: SHARED for who has it by `taken`. Who has it by a mark is named by
+    /// `owner` or, while somebody waits for it, was: the mark is there in both (L1).
+    #[inline(always)]
+    fn holder(&self) -> usize {
+        // ORDER: Relaxed: this thread's own way of taking it made it so.
+        self.owner.load(Ordering::Relaxed)
     }
 
     /// Gives back what [`SpinLock::acquire`] took.
     ///
     /// # Safety
-    /// The calling thread holds the lock, and no reference from [`SpinLock::held`] is used afterwards.
+    /// The calling thread has the lock, and no reference from [`SpinLock::held`] is used afterwards.
     #[inline(always)]
     pub unsafe fn release(&self) {
-        // ORDER: Release, partner is the Acquire swap of the next holder.
-        self.locked.store(false, Ordering::Release);
-        #[cfg(loom)]
-        {
-            let _sleepers = self.sleepers.mutex.lock();
-            self.sleepers.freed.notify_all();
+        match self.holder() {
+            SHARED => self.release_taken(),
+            owner => self.unmark(owner),
         }
     }
 
-    /// Whether nobody holds the lock at some moment during the call. Where the lock does not lock this tells of the mark that its
-    /// one thread leaves while it uses the value: whoever asks has had each CPU pass a barrier since it wrote what that thread
-    /// is to see.
+    /// Gives the lock proper back, and remembers who had it.
+    #[inline(never)]
+    fn release_taken(&self) {
+        // SAFETY: L2: the caller has the lock.
+        let history = unsafe { &mut *self.history.get() };
+        let own = thread();
+        if history.last == own {
+            history.row += 1;
+        } else {
+            (history.last, history.row) = (own, 0);
+        }
+        #[cfg(not(loom))]
+        let owns = history.row >= row(history.revoked) && BARRIER.get().is_some();
+        #[cfg(loom)]
+        let owns = self.model.owners;
+        if owns && history.revoked <= REVOCATIONS {
+            // ORDER: Relaxed: this thread alone may use it, and others see it behind the Release below.
+            self.owner.store(own | history.revoked, Ordering::Relaxed);
+        }
+        self.give_back();
+    }
+
+    fn give_back(&self) {
+        // ORDER: Release, partner is the Acquire in `exchange`.
+        self.taken.store(false, Ordering::Release);
+        #[cfg(loom)]
+        self.model.wake();
+    }
+
+    /// Whether nobody has the lock at some moment during the call. The mark is seen by whoever has had each CPU pass a barrier
+    /// since it wrote what the marking thread is to see.
     pub fn is_idle(&self) -> bool {
-        // ORDER: Acquire, partner is the Release store in `release`: what the last holder wrote is seen.
-        !self.locked.load(Ordering::Acquire)
+        // The other marks are nobody's who has it: whoever took the right to one away waited for it.
+        // ORDER: Acquire, as below: a mark is looked at no earlier than who has it.
+        let owner = self.owner.load(Ordering::Acquire);
+        // ORDER: Acquire, partners are the Release stores in `unmark` and `give_back`: what the last holder wrote is seen.
+        !self.marked(owner).load(Ordering::Acquire) && !self.taken.load(Ordering::Acquire)
     }
 
     /// The value, for a thread that took the lock with [`SpinLock::acquire`].
     ///
     /// # Safety
-    /// The calling thread holds the lock and uses no other reference to the value meanwhile.
+    /// The calling thread has the lock and uses no other reference to the value meanwhile.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "exclusive by L2, which the caller vouches for")]
     pub unsafe fn held(&self) -> &mut T {
@@ -263,34 +535,122 @@ impl<T> Drop for Guard<'_, T> {
     }
 }
 
-#[cfg(test)]
+impl<T> Deref for Marked<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: L2: this guard has the lock.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for Marked<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: L2: this guard has the lock, and `&mut self` is the only way through it.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for Marked<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.lock.unmark(self.owner);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
+    /// membarrier(2), which the layers above wrap.
+    fn barrier() {
+        const PRIVATE_EXPEDITED: i32 = 1 << 3;
+        const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
+        for command in [REGISTER_PRIVATE_EXPEDITED, PRIVATE_EXPEDITED] {
+            // SAFETY: takes no pointer.
+            assert_eq!(unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) }, 0);
+        }
+    }
+
     #[test]
-    fn two_threads_never_hold_it_at_once() {
-        let lock = SpinLock::new((0_u64, 0_u64));
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..20_000 {
-                        let mut pair = lock.lock();
-                        pair.0 += 1;
-                        pair.1 += 1;
-                        assert_eq!(pair.0, pair.1);
-                    }
-                });
+    fn threads_never_hold_it_at_once_whoever_owns_it() {
+        allow_owners(barrier);
+        // Long rows of one thread, so that it owns the lock when another comes, and short ones.
+        for row in [1, 3, 200, 10_000] {
+            let lock = SpinLock::new((0_u64, 0_u64));
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let lock = &lock;
+                    scope.spawn(move || {
+                        for round in 0..20_000 / row {
+                            for step in 0..row {
+                                let mut pair = lock.lock();
+                                pair.0 += 1;
+                                if (thread + round + step) % 64 == 0 {
+                                    std::thread::yield_now();
+                                }
+                                pair.1 += 1;
+                                assert_eq!(pair.0, pair.1);
+                            }
+                            std::thread::yield_now();
+                        }
+                    });
+                }
+            });
+            assert_eq!(lock.lock().0, 4 * (20_000 / row * row));
+        }
+    }
+
+    #[test]
+    fn a_thread_that_takes_it_twice_owns_it_until_another_comes() {
+        allow_owners(barrier);
+        let lock = SpinLock::new(0);
+        for revoked in 0..=REVOCATIONS + 1 {
+            assert!(lock.lock_own().is_none());
+            for _ in 0..=row(revoked.min(REVOCATIONS)) {
+                *lock.lock() += 1;
             }
-        });
-        assert_eq!(lock.lock().0, 80_000);
+            let owned = revoked <= REVOCATIONS;
+            assert_eq!(lock.lock_own().is_some(), owned, "after {revoked} revocations");
+            assert!(lock.is_idle());
+            // While it is held, the other thread waits, and then finds what was written.
+            lock.acquire();
+            assert!(!lock.is_idle() && lock.try_lock().is_none());
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| *lock.lock());
+                // SAFETY: acquired above.
+                let seen = unsafe { lock.held() };
+                while owned && lock.owner.load(Ordering::Relaxed) & REVOKING == 0 {
+                    std::thread::yield_now();
+                }
+                *seen = 77;
+                // SAFETY: acquired above.
+                unsafe { lock.release() };
+                assert_eq!(other.join().unwrap(), 77);
+            });
+        }
     }
 
     #[test]
     fn waiting_ends() {
         let lock = SpinLock::new(1);
         assert!(lock.lock_within(Duration::ZERO).is_some());
-        let _held = lock.lock();
+        let held = lock.lock();
         assert!(lock.lock_within(Duration::from_millis(1)).is_none());
+        drop(held);
+        // Held by its owner, whose right stays.
+        allow_owners(barrier);
+        (0..3).for_each(|_| drop(lock.lock()));
+        let held = lock.lock_own();
+        assert!(held.is_some());
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| lock.lock_within(Duration::from_millis(1)).is_none());
+            assert!(other.join().unwrap());
+        });
+        drop(held);
+        assert!(lock.lock_own().is_some());
     }
 
     #[test]
@@ -311,5 +671,124 @@ mod tests {
         // SAFETY: acquired above.
         unsafe { lock.release() };
         assert_eq!(*lock.lock(), 2);
+    }
+}
+
+#[cfg(all(test, loom))]
+pub(crate) mod models {
+    use std::sync::Arc;
+
+    use super::atomic::{AtomicU32, fence};
+    use super::*;
+
+    /// Runs `model` in every order, and says how many there were.
+    pub(crate) fn check(name: &str, model: impl Fn() + Send + Sync + 'static) {
+        check_within(name, None, model);
+    }
+
+    /// [`check`], with so many preemptions at most where there are too many orders.
+    pub(crate) fn check_within(
+        name: &str,
+        preemptions: Option<usize>,
+        model: impl Fn() + Send + Sync + 'static,
+    ) {
+        let orders = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = orders.clone();
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = preemptions;
+        builder.check(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            model();
+        });
+        println!("{name}: {} orders", orders.load(Ordering::Relaxed));
+    }
+
+    /// In place of membarrier; the other half is in `half_of_membarrier`.
+    fn barrier() {
+        fence(Ordering::SeqCst);
+    }
+
+    /// A value that two threads at once would be seen at.
+    struct Guarded {
+        lock: SpinLock<u32>,
+        inside: AtomicU32,
+    }
+
+    impl Guarded {
+        fn new() -> Arc<Guarded> {
+            allow_owners(barrier);
+            let mut lock = SpinLock::new(0);
+            lock.model.owners = true;
+            Arc::new(Guarded { lock, inside: AtomicU32::new(0) })
+        }
+
+        fn visit(&self) {
+            let mut value = self.lock.lock();
+            self.alone(&mut value);
+        }
+
+        fn alone(&self, value: &mut u32) {
+            // ORDER: Relaxed: the lock orders it, or the assertion fails.
+            assert_eq!(self.inside.fetch_add(1, Ordering::Relaxed), 0, "two threads have the lock");
+            *value += 1;
+            // ORDER: Relaxed, as above.
+            self.inside.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn an_owner_and_who_takes_it_from_it_are_never_both_inside() {
+        check("lock: owner and another", || {
+            let shared = Guarded::new();
+            // The first to take it owns it.
+            shared.visit();
+            assert!(shared.lock.lock_own().is_some());
+            let other = {
+                let shared = shared.clone();
+                loom::thread::spawn(move || shared.visit())
+            };
+            shared.visit();
+            other.join().unwrap();
+            assert_eq!(*shared.lock.lock(), 3);
+        });
+    }
+
+    #[test]
+    fn an_owner_that_finds_out_late_takes_no_mark_of_the_next() {
+        // All orders are too many; three preemptions are what it takes.
+        check_within("lock: two owners", Some(3), || {
+            let shared = Guarded::new();
+            shared.visit();
+            let other = {
+                let shared = shared.clone();
+                loom::thread::spawn(move || {
+                    // Takes it from the first, and then owns it.
+                    shared.visit();
+                    shared.visit();
+                })
+            };
+            shared.visit();
+            other.join().unwrap();
+            assert_eq!(*shared.lock.lock(), 4);
+        });
+    }
+
+    #[test]
+    fn who_only_tries_leaves_the_owner_its_right() {
+        check("lock: a try", || {
+            let shared = Guarded::new();
+            shared.visit();
+            let other = {
+                let shared = shared.clone();
+                loom::thread::spawn(move || {
+                    let Some(mut value) = shared.lock.try_lock() else { return 0 };
+                    shared.alone(&mut value);
+                    1
+                })
+            };
+            shared.visit();
+            let got = other.join().unwrap();
+            assert_eq!(*shared.lock.lock(), 2 + got);
+        });
     }
 }

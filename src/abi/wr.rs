@@ -321,6 +321,14 @@ impl<'a> RecvWrs<'a> {
     pub fn as_ptr(&self) -> *mut ibv_recv_wr {
         self.next
     }
+
+    /// The request, where there is exactly one.
+    #[inline(always)]
+    #[must_use]
+    pub fn only(&self) -> Option<RecvWr<'a>> {
+        let wr = RecvWr { ptr: NonNull::new(self.next)?, list: PhantomData };
+        wr.raw().next.is_null().then_some(wr)
+    }
 }
 
 impl<'a> Iterator for RecvWrs<'a> {
@@ -603,6 +611,7 @@ impl<'a> InlineData<'a> {
     pub fn only(&self) -> Option<UserBytes<'a>> {
         match self.source {
             Source::One(bytes) => Some(bytes),
+            Source::Sges([sge]) => Some(inline_piece(sge)),
             _ => None,
         }
     }

@@ -6,7 +6,6 @@
 #![allow(unsafe_code, reason = "gives the word that one thread uses a lock that does not lock")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering as Std};
 
 use loom::sync::Mutex;
 use loom::thread;
@@ -15,25 +14,8 @@ use super::flush::Flush;
 use super::gate::Gate;
 use super::life::{Life, Phase, Sign};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+pub(crate) use crate::sync::models::{check, check_within};
 use crate::sync::{Locking, SpinLock};
-
-/// Runs `model` in every order, and says how many there were.
-pub(crate) fn check(name: &str, model: impl Fn() + Send + Sync + 'static) {
-    check_within(name, None, model);
-}
-
-/// [`check`], with so many preemptions at most where there are too many orders.
-fn check_within(name: &str, preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
-    let orders = Arc::new(AtomicUsize::new(0));
-    let count = orders.clone();
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = preemptions;
-    builder.check(move || {
-        count.fetch_add(1, Std::Relaxed);
-        model();
-    });
-    println!("{name}: {} orders", orders.load(Std::Relaxed));
-}
 
 /// A send queue, as far as the gate is concerned.
 struct Queue {

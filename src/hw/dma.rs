@@ -126,15 +126,33 @@ impl Units {
 
     /// Writes `head`, 4 bytes in memory order, and behind it bytes of the application, from unit `index` on.
     pub fn put_headed(&self, index: u32, head: u32, bytes: UserBytes<'_>) {
-        // Bytes up to the ring's end.
-        let room = (self.mask - (index & self.mask) + 1) as usize * UNIT;
-        if bytes.len() <= room - 8 {
-            // SAFETY: D2: 4 bytes and these, rounded up to 8, before the ring's end; application memory cannot overlap it.
-            unsafe { bytes.copy_headed(head, self.at(index).cast()) };
-        } else {
+        if !self.put_headed_straight(index, head, bytes) {
             self.put(index, [u64::from(u32::from_le(head)).to_le(), 0]);
             self.put_user(index.wrapping_mul(UNIT as u32).wrapping_add(4), bytes);
         }
+    }
+
+    /// As [`Units::put_headed`], of no more bytes than fit into the unit; with more nothing is written.
+    #[inline(always)]
+    pub fn put_short(&self, index: u32, head: u32, bytes: UserBytes<'_>) {
+        if bytes.len() <= UNIT - 4 {
+            // SAFETY: D2: 4 bytes and these, rounded up to 8, are a unit at most; application memory cannot overlap it.
+            unsafe { bytes.copy_headed(head, self.at(index).cast()) };
+        }
+    }
+
+    /// As [`Units::put_headed`], if that does not go around the ring's end; otherwise nothing is written and the answer is false.
+    #[inline(always)]
+    #[must_use]
+    pub fn put_headed_straight(&self, index: u32, head: u32, bytes: UserBytes<'_>) -> bool {
+        // Bytes up to the ring's end.
+        let room = (self.mask - (index & self.mask) + 1) as usize * UNIT;
+        if bytes.len() > room - 8 {
+            return false;
+        }
+        // SAFETY: D2: 4 bytes and these, rounded up to 8, before the ring's end; application memory cannot overlap it.
+        unsafe { bytes.copy_headed(head, self.at(index).cast()) };
+        true
     }
 
     /// Copies bytes of the application, from byte `offset` of the ring on; more than the ring holds is not copied.

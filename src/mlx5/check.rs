@@ -49,7 +49,7 @@ fn segments() -> Vec<(&'static str, &'static str, &'static str, Vec<u8>)> {
              MLX5_WQE_CTRL_SOLICITED | MLX5_WQE_CTRL_FENCE, 5, 0, htobe32(0x01020304));",
             bytes(&[[
                 wqe::ctrl_place(opcode::RDMA_WRITE_IMM, 0xbeef, 0xab_cdef << 8 | 5),
-                wqe::ctrl_flags(flags, 0x0102_0304_u32.to_be()),
+                wqe::ctrl_flags(flags) | wqe::ctrl_imm(0x0102_0304_u32.to_be()),
             ]]),
         ),
         (

@@ -264,6 +264,15 @@ fn at_home<'a>(places: View<'a, Place>, uidx: u32) -> Option<&'a Owner> {
     if place.key == uidx { place.owner.as_deref() } else { None }
 }
 
+/// The kinds of good completions, each of which is polled by a loop of its own.
+mod kind {
+    pub(super) const SENT: u8 = 0;
+    /// To the QP's own receive queue.
+    pub(super) const RECEIVED: u8 = 1;
+    /// To an SRQ.
+    pub(super) const SHARED: u8 = 2;
+}
+
 /// The work request of a good completion of a send, retired: its `wr_id`, what was noted, and its owner. `None` where it takes
 /// more than a look to say which one; then nothing was done.
 #[inline(always)]
@@ -273,14 +282,18 @@ fn retire_sent<'a>(places: View<'a, Place>, cqe: Cqe<'_>) -> Option<(u64, Noted,
     Some((wr_id, meta.noted, owner))
 }
 
-/// As [`retire_sent`], of a receive: its `wr_id`, and its owner.
+/// As [`retire_sent`], of a receive of the QP's own queue (`SHARED` false) or of an SRQ: its `wr_id`, and its owner.
 #[inline(always)]
-fn retire_received<'a>(places: View<'a, Place>, uidx: u32, cqe: Cqe<'_>) -> Option<(u64, &'a Owner)> {
+fn retire_received<'a, const SHARED: bool>(
+    places: View<'a, Place>,
+    uidx: u32,
+    cqe: Cqe<'_>,
+) -> Option<(u64, &'a Owner)> {
     let owner = at_home(places, uidx)?;
     let wr_id = match &owner.receives {
-        Receives::Own(ring) => ring.complete(cqe.wqe_counter())?,
-        Receives::Shared(srq) => srq.complete(cqe.wqe_counter())?,
-        Receives::None => return None,
+        Receives::Own(ring) if !SHARED => ring.complete(cqe.wqe_counter())?,
+        Receives::Shared(srq) if SHARED => srq.complete(cqe.wqe_counter())?,
+        _ => return None,
     };
     Some((wr_id, owner))
 }
@@ -303,9 +316,13 @@ fn sent(places: View<'_, Place>, cqe: Cqe<'_>, to: &mut MaybeUninit<ibv_wc>) -> 
 
 /// [`retire_received`], and the completion in `to`.
 #[inline(always)]
-fn received(places: View<'_, Place>, cqe: Cqe<'_>, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
+fn received<const SHARED: bool>(
+    places: View<'_, Place>,
+    cqe: Cqe<'_>,
+    to: &mut MaybeUninit<ibv_wc>,
+) -> Option<()> {
     let (uidx, word) = cqe.uidx_and_word();
-    let (wr_id, owner) = retire_received(places, uidx, cqe)?;
+    let (wr_id, owner) = retire_received::<SHARED>(places, uidx, cqe)?;
     let (opcode, wc_flags, imm_data) = cqe.operation_received(word);
     let (slid, dlid_path_bits) = cqe.path();
     let sums = owner.checks_sums() && cqe.csum_ok();
@@ -704,7 +721,10 @@ impl Cq {
         if cqe.is_good(true, index, count) {
             retire_sent(places, cqe).map(|(wr_id, noted, _)| (wr_id, noted))
         } else if cqe.is_good(false, index, count) {
-            retire_received(places, cqe.srqn_uidx(), cqe).map(|(wr_id, _)| (wr_id, Noted::default()))
+            let uidx = cqe.srqn_uidx();
+            retire_received::<false>(places, uidx, cqe)
+                .or_else(|| retire_received::<true>(places, uidx, cqe))
+                .map(|(wr_id, _)| (wr_id, Noted::default()))
         } else {
             None
         }
@@ -733,64 +753,31 @@ impl Cq {
         }
     }
 
-    /// Moves completions from `first` on to `out`, as long as they are good ones of sends (`SENT`) or of receives: how many.
+    /// Moves completions from `first` on to `out`, as long as they are good ones of the `KIND` asked for: how many.
     ///
     /// A loop of its own for each kind, which changes nothing of the queue and calls nothing: what it needs stays in registers.
     #[inline(always)]
-    fn poll_good<const SENT: bool>(&self, first: u32, out: &mut [MaybeUninit<ibv_wc>]) -> u32 {
+    fn poll_good<const KIND: u8>(&self, first: u32, out: &mut [MaybeUninit<ibv_wc>]) -> u32 {
         let (entries, places) = (self.entries.view(), self.owners.places.view());
         let mut index = first;
         for to in out {
             let cqe = Cqe::read(entries.entry(index));
-            if !cqe.is_good(SENT, index, entries.count()) {
+            if !cqe.is_good(KIND == kind::SENT, index, entries.count()) {
                 break;
             }
             // The entry is read after the byte that says it is ours.
             udma_from_device_barrier();
-            let done = if SENT { sent(places, cqe, to) } else { received(places, cqe, to) };
+            let done = match KIND {
+                kind::SENT => sent(places, cqe, to),
+                kind::RECEIVED => received::<false>(places, cqe, to),
+                _ => received::<true>(places, cqe, to),
+            };
             if done.is_none() {
                 break;
             }
             index = index.wrapping_add(1);
         }
         index.wrapping_sub(first)
-    }
-
-    /// Polls on behind the first `polled` of `out`, whatever comes: how many of `out` there are in the end.
-    #[inline(never)]
-    fn poll_on(
-        &mut self,
-        mut index: u32,
-        mut polled: u32,
-        out: &mut [MaybeUninit<ibv_wc>],
-    ) -> Result<u32, Errno> {
-        let mut result = Ok(());
-        while let Some(to) = out.get_mut(polled as usize) {
-            if self.written(index).is_none() {
-                break;
-            }
-            udma_from_device_barrier();
-            let written = self.other_wc(index, to);
-            index = index.wrapping_add(1);
-            match written {
-                Ok(written) => polled += u32::from(written),
-                // Those before it are given on; the application hears of it by itself when there are none.
-                Err(errno) => {
-                    result = Err(errno);
-                    if polled == 0 {
-                        break;
-                    }
-                }
-            }
-            let sent = self.poll_good::<true>(index, out.get_mut(polled as usize..).unwrap_or_default());
-            (index, polled) = (index.wrapping_add(sent), polled + sent);
-            let received = self.poll_good::<false>(index, out.get_mut(polled as usize..).unwrap_or_default());
-            (index, polled) = (index.wrapping_add(received), polled + received);
-        }
-        if index != self.consumer() {
-            self.consumed(index);
-        }
-        if polled == 0 { result.map(|()| 0) } else { Ok(polled) }
     }
 
     #[inline(always)]
@@ -826,7 +813,7 @@ impl Cq {
     #[cold]
     fn flushed(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno> {
         if !self.turn()? {
-            return self.poll_on(self.consumer(), 0, out);
+            return self.poll(out);
         }
         Ok(family::fill(out, || {
             let Flushed { wr, qpn, .. } = self.next_flushed()?;
@@ -890,22 +877,64 @@ fn wc(owners: &Owners, cqe: Cqe<'_>, by_uidx: bool, wr_id: u64, status: u32, not
 
 impl CompletionQueue for Cq {
     #[inline(always)]
-    fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno> {
+    fn poll_usual(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, u32> {
         let first = self.consumer();
-        let mut polled = self.poll_good::<true>(first, out);
-        if polled == 0 {
-            polled = self.poll_good::<false>(first, out);
-        }
+        let polled = if Cqe::read(self.entries.entry(first)).opcode() == opcode::REQ {
+            self.poll_good::<{ kind::SENT }>(first, out)
+        } else {
+            self.poll_good::<{ kind::RECEIVED }>(first, out)
+        };
         let index = first.wrapping_add(polled);
-        if (polled as usize) < out.len() && self.written(index).is_some() {
-            return self.poll_on(index, polled, out);
-        }
         if polled != 0 {
             self.consumed(index);
-            return Ok(polled);
         }
-        // Nothing to tell the device: an empty poll touches nothing but the entry.
-        if self.life.is_gone() { self.flushed(out) } else { Ok(0) }
+        // Nothing to tell the device otherwise: an empty poll touches nothing but the entry.
+        if (polled as usize) < out.len() && (self.written(index).is_some() || self.life.is_gone()) {
+            return Err(polled);
+        }
+        Ok(polled)
+    }
+
+    fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno> {
+        let first = self.consumer();
+        let (mut index, mut polled) = (first, 0_u32);
+        let mut result = Ok(());
+        while (polled as usize) < out.len() {
+            let before = index;
+            macro_rules! poll_good {
+                ($($kind:ident)*) => { $(
+                    let room = out.get_mut(polled as usize..).unwrap_or_default();
+                    let count = self.poll_good::<{ kind::$kind }>(index, room);
+                    (index, polled) = (index.wrapping_add(count), polled + count);
+                )* };
+            }
+            poll_good!(SENT RECEIVED SHARED);
+            if index != before {
+                continue;
+            }
+            let Some(to) = out.get_mut(polled as usize).filter(|_| self.written(index).is_some()) else {
+                break;
+            };
+            udma_from_device_barrier();
+            let written = self.other_wc(index, to);
+            index = index.wrapping_add(1);
+            match written {
+                Ok(written) => polled += u32::from(written),
+                // Those before it are given on; the application hears of it by itself when there are none.
+                Err(errno) => {
+                    result = Err(errno);
+                    if polled == 0 {
+                        break;
+                    }
+                }
+            }
+        }
+        if index != first {
+            self.consumed(index);
+        } else if self.life.is_gone() && !out.is_empty() {
+            return self.flushed(out);
+        }
+        if polled == 0 { result.map(|()| 0) } else { Ok(polled) }
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@
 //! | `wqe`, `cqe` | layouts, as values |
 //! | `op` | what an operation is: in a WQE and in its completion |
 //! | `ring` | what post and poll share of a queue, and its outstanding work requests |
-//! | `send`, `recv`, `srq` | posting |
+//! | `send`, `builder`, `recv`, `srq` | posting |
 //! | `cq` | polling |
 //! | `uar`, `dbrec` | doorbells and their records |
 //! | `shape` | how large the queues are |
@@ -18,6 +18,7 @@
 //! Lock order: a CQ's lock before an SRQ's; a send queue's before its doorbell register's; no other two together.
 
 mod ah;
+mod builder;
 #[cfg(test)]
 mod check;
 mod clock;
@@ -43,7 +44,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
-use crate::abi::wr::{RecvWrs, SendWrs};
+use crate::abi::wr::{RecvWr, RecvWrs, SendWr, SendWrs};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{
     Attached, CqRequest, Created, CreatedCq, Device, DriverCaps, Family, Objects, Opened, QpRequest,
@@ -172,6 +173,16 @@ pub struct Qp {
 impl QueuePair for Qp {
     type Ah = Ah;
     type Sq = SendQueue;
+
+    #[inline(always)]
+    fn post_usual_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> bool {
+        self.sq.lock_own().is_some_and(|mut sq| sq.post_usual(wr, objects))
+    }
+
+    #[inline(always)]
+    fn post_usual_recv(&self, wr: RecvWr<'_>) -> bool {
+        self.rq.as_ref().and_then(SpinLock::lock_own).is_some_and(|mut rq| rq.post_usual(&wr))
+    }
 
     #[inline(always)]
     fn post_send<'a>(

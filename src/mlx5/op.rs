@@ -123,6 +123,9 @@ const fn ops(known: &[(u32, Op)]) -> Ops {
     ops
 }
 
+/// For a queue that takes none.
+pub(super) static NO_OPS: Ops = ops(&[]);
+
 static UD: Ops = ops(&[(IBV_WR_SEND, Op::SEND), (IBV_WR_SEND_WITH_IMM, Op::SEND_IMM)]);
 
 static UC: Ops = ops(&[

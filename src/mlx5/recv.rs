@@ -21,25 +21,32 @@ pub(super) struct RecvQueue {
     owner: Arc<Owner>,
 }
 
-/// Writes the WQE of receive number `head`.
+/// Writes the WQE of receive number `head`, if it is of one entry with a length. Otherwise nothing is done.
 #[inline(always)]
-fn post_one(ring: &RecvRing, head: u32, max_sge: u32, wr: &RecvWr<'_>) -> Result<(), Errno> {
-    let first = ring.first_unit(head);
+fn post_usual(ring: &RecvRing, head: u32, max_sge: u32, wr: &RecvWr<'_>) -> bool {
     match wr.only_sge() {
         Some(sge) if sge.length != 0 && max_sge != 0 => {
+            let first = ring.first_unit(head);
             ring.units.put(first, wqe::data(sge.length, sge.lkey, sge.addr));
             if max_sge > 1 {
                 ring.units.put(first.wrapping_add(1), wqe::DATA_END);
             }
+            ring.note(head, wr.wr_id());
+            true
         }
-        _ => put_list(ring, first, max_sge, wr.sges()?)?,
+        _ => false,
     }
+}
+
+/// Writes the WQE of receive number `head`, whatever it is.
+#[inline(never)]
+fn post_other(ring: &RecvRing, head: u32, max_sge: u32, wr: &RecvWr<'_>) -> Result<(), Errno> {
+    put_list(ring, ring.first_unit(head), max_sge, wr.sges()?)?;
     ring.note(head, wr.wr_id());
     Ok(())
 }
 
 /// Data segments from unit `first` on, of those entries that have a length.
-#[inline(never)]
 fn put_list(ring: &RecvRing, first: u32, max_sge: u32, sges: &[ibv_sge]) -> Result<(), Errno> {
     if sges.len() > max_sge as usize {
         return Err(Errno::EINVAL);
@@ -76,8 +83,23 @@ impl RecvQueue {
         (self.head, self.tail) = (0, 0);
     }
 
-    /// Posts a list; the record is written once.
+    /// Posts one receive of the usual kind. False: it is something else, and nothing was done.
     #[inline(always)]
+    pub(super) fn post_usual(&mut self, wr: &RecvWr<'_>) -> bool {
+        let Receives::Own(ring) = &self.owner.receives else { return false };
+        let head = self.head;
+        if head.wrapping_sub(self.tail) >= ring.gate.limit() || !post_usual(ring, head, self.max_sge, wr) {
+            return false;
+        }
+        self.head = head.wrapping_add(1);
+        // The WQE is in memory before the record lets the device read it.
+        udma_to_device_barrier();
+        ring.record.store::<RCV_DBR>(self.head & 0xffff);
+        true
+    }
+
+    /// Posts a list; the record is written once.
+    #[inline]
     pub(super) fn post(&mut self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
         let Receives::Own(ring) = &self.owner.receives else {
             return Err(Refused { wr: wrs.as_ptr(), errno: Errno::EINVAL });
@@ -95,7 +117,11 @@ impl RecvQueue {
             } else {
                 full(&mut self.tail, ring, head, limit)
             };
-            let posted = full.map_or_else(|| post_one(ring, head, self.max_sge, &wr), Err);
+            let posted = match full {
+                None if post_usual(ring, head, self.max_sge, &wr) => Ok(()),
+                None => post_other(ring, head, self.max_sge, &wr),
+                Some(errno) => Err(errno),
+            };
             if let Err(errno) = posted {
                 result = Err(Refused { wr: wr.as_ptr(), errno });
                 break;

@@ -16,8 +16,8 @@ use crate::hw::barrier::{mmio_flush_writes, mmio_wc_start, udma_to_device_barrie
 use crate::hw::dma::{Block, Blocks, Record};
 use crate::hw::mmio::{Halves, Mapping, Registers};
 use crate::log;
-use crate::sync::SpinLock;
 use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Marked, SpinLock};
 use crate::uapi::mlx5::{self as wire, AllocUcontextResp};
 use crate::uapi::sys::{self, Prot};
 use crate::uapi::{CmdFd, Handle};
@@ -57,6 +57,28 @@ pub(super) enum Place {
     Kernel,
 }
 
+/// The right to ring a register's doorbell.
+#[derive(Debug)]
+pub(super) struct Entered<'a> {
+    register: &'a Register,
+    _guard: Option<Marked<'a, ()>>,
+}
+
+impl Entered<'_> {
+    /// As [`Register::ring`].
+    #[inline(always)]
+    pub(super) fn ring(
+        &self,
+        record: &Record,
+        post: u32,
+        blocks: &Blocks,
+        last: (u32, Block<'_>),
+        burst: u32,
+    ) {
+        self.register.ring_entered(record, post, blocks, last, burst);
+    }
+}
+
 impl Register {
     fn new(
         mapping: &Arc<Mapping>,
@@ -87,21 +109,25 @@ impl Register {
         last: (u32, Block<'_>),
         burst: u32,
     ) {
+        let _guard = self.shared.then(|| self.lock.lock());
+        self.ring_entered(record, post, blocks, last, burst);
+    }
+
+    /// The right to ring, if it costs next to nothing: nobody else uses the register, or this thread owns its lock.
+    #[inline(always)]
+    pub(super) fn enter(&self) -> Option<Entered<'_>> {
+        let guard = if self.shared { Some(self.lock.lock_own()?) } else { None };
+        Some(Entered { register: self, _guard: guard })
+    }
+
+    #[inline(always)]
+    fn ring_entered(&self, record: &Record, post: u32, blocks: &Blocks, last: (u32, Block<'_>), burst: u32) {
         // The WQEs are in memory before the record lets the device read them.
         udma_to_device_barrier();
         record.store::<SND_DBR>(post & 0xffff);
-        if self.shared {
-            let _guard = self.lock.lock();
-            // The record is there before the doorbell makes the device read it. On x86 the locked exchange that took the lock
-            // orders write-combining stores as a fence does.
-            #[cfg(not(target_arch = "x86_64"))]
-            mmio_wc_start();
-            self.store(blocks, last, burst);
-        } else {
-            // The record is there before the doorbell makes the device read it.
-            mmio_wc_start();
-            self.store(blocks, last, burst);
-        }
+        // The record is there before the doorbell makes the device read it.
+        mmio_wc_start();
+        self.store(blocks, last, burst);
     }
 
     /// The stores themselves, within the lock that orders them.

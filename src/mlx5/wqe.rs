@@ -47,27 +47,24 @@ pub(super) const CTRL_CQ_UPDATE: u8 = 2 << 2;
 pub(super) const CTRL_INITIATOR_SMALL_FENCE: u8 = 1 << 5;
 /// `MLX5_WQE_CTRL_FENCE`.
 pub(super) const CTRL_FENCE: u8 = 4 << 5;
-/// All bits of `fm_ce_se`.
-pub(super) const FM_CE_SE: u32 = 0xff;
-
-/// `fm_ce_se` of each combination of `IBV_SEND_FENCE`, `IBV_SEND_SIGNALED` and `IBV_SEND_SOLICITED`.
-static FLAGS: [u8; 8] = [
+/// [`ctrl_flags`] of each combination of `IBV_SEND_FENCE`, `IBV_SEND_SIGNALED` and `IBV_SEND_SOLICITED`.
+static SEND_FLAGS: [u64; 8] = [
     0,
-    CTRL_FENCE,
-    CTRL_CQ_UPDATE,
-    CTRL_CQ_UPDATE | CTRL_FENCE,
-    CTRL_SOLICITED,
-    CTRL_SOLICITED | CTRL_FENCE,
-    CTRL_SOLICITED | CTRL_CQ_UPDATE,
-    CTRL_SOLICITED | CTRL_CQ_UPDATE | CTRL_FENCE,
+    ctrl_flags(CTRL_FENCE),
+    ctrl_flags(CTRL_CQ_UPDATE),
+    ctrl_flags(CTRL_CQ_UPDATE | CTRL_FENCE),
+    ctrl_flags(CTRL_SOLICITED),
+    ctrl_flags(CTRL_SOLICITED | CTRL_FENCE),
+    ctrl_flags(CTRL_SOLICITED | CTRL_CQ_UPDATE),
+    ctrl_flags(CTRL_SOLICITED | CTRL_CQ_UPDATE | CTRL_FENCE),
 ];
 
-/// `fm_ce_se` of `send_flags`.
+/// [`ctrl_flags`] of `send_flags`: one load for three tests.
 #[inline(always)]
-pub(super) fn flags(send_flags: u32) -> u8 {
+pub(super) fn send_flags(send_flags: u32) -> u64 {
     use crate::abi::public::{IBV_SEND_FENCE, IBV_SEND_SIGNALED, IBV_SEND_SOLICITED};
     const { assert!(IBV_SEND_FENCE == 1 && IBV_SEND_SIGNALED == 2 && IBV_SEND_SOLICITED == 4) };
-    FLAGS.get((send_flags & 7) as usize).copied().unwrap_or_default()
+    SEND_FLAGS.get((send_flags & 7) as usize).copied().unwrap_or_default()
 }
 
 /// `MLX5_INVALID_LKEY`.
@@ -89,10 +86,16 @@ pub(super) const fn ctrl_place(opcode: u8, index: u16, qpn_ds: u32) -> u64 {
     be((index as u32) << 8 | opcode as u32, qpn_ds)
 }
 
-/// The other half; `imm` in network order.
+/// The other half: `fm_ce_se`.
 #[inline(always)]
-pub(super) const fn ctrl_flags(fm_ce_se: u8, imm: u32) -> u64 {
-    be(fm_ce_se as u32, 0) | half(0, imm)
+pub(super) const fn ctrl_flags(fm_ce_se: u8) -> u64 {
+    be(fm_ce_se as u32, 0)
+}
+
+/// And in it `imm`, in network order.
+#[inline(always)]
+pub(super) const fn ctrl_imm(imm: u32) -> u64 {
+    half(0, imm)
 }
 
 /// Two words of 32 bits as they lie in memory.

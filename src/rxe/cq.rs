@@ -240,6 +240,12 @@ impl Cq {
 
 impl CompletionQueue for Cq {
     #[inline(always)]
+    fn poll_usual(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, u32> {
+        // What failed fails again.
+        self.poll(out).map_err(|_| 0)
+    }
+
+    #[inline(always)]
     fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno> {
         let Some(ring) = &self.ring else { return self.without_ring().map(|()| 0) };
         let producer = match ring.load_producer() {

@@ -28,7 +28,8 @@ use crate::family::{Device, EventFile, Family, Opened};
 use crate::ha::life::Life;
 use crate::ha::watch::{DEVICE_FATAL, News, news};
 use crate::log;
-use crate::uapi::sys::OwnedFd;
+use crate::sync;
+use crate::uapi::sys::{OwnedFd, process};
 use crate::uapi::{self, CmdFd, DriverId};
 
 /// Which objects of a context are alive: those with mappings of their own.
@@ -330,6 +331,13 @@ unsafe fn fill<F: Family>(
         How::Import => F::import(fd, host.fork_ranges()),
     };
     let Opened { family, num_comp_vectors, core_support } = opened?;
+    // The first call registers the process; where it cannot be made, each lock is taken by an exchange.
+    if !sync::owners_are_allowed() {
+        match process::membarrier() {
+            Ok(()) => sync::allow_owners(process::pass_barrier),
+            Err(errno) => log::debug!("no membarrier ({errno}): every thread locks queues alike"),
+        }
+    }
     let Files { application, events, removal } = open_files(fd, how)?;
     // SAFETY: libibverbs's own device.
     let name: *const [c_char; 64] = unsafe { &raw const (*device).name };

@@ -104,11 +104,7 @@ impl<F: Family> Context<F> {
     fn close_gates(&self) {
         self.each(|object| object.close());
         // What was closed is seen by posts of queues without locks, too, and what they mark is seen here.
-        if let Err(errno) = process::membarrier() {
-            log::debug!("no membarrier ({errno}); waiting instead");
-            // A store buffer empties within microseconds.
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        process::pass_barrier();
         let mut waiting: Vec<(Kind, usize)> = self.live().iter().copied().collect();
         let start = Instant::now();
         loop {

@@ -596,11 +596,39 @@ pub(crate) unsafe fn answer<W>(result: Result<(), Refused<W>>, bad_wr: *mut *mut
     }
 }
 
-/// `post_send`.
+/// `post_send`. A work request of a usual kind, on a queue that this thread owns, is done without a call, and so without a register
+/// saved or a value spilled; everything else goes to [`post_any_send`].
 ///
 /// # Safety
 /// ibv_post_send(3), for a QP of family `F`.
 pub(crate) unsafe extern "C" fn post_send<F: Family>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_send_wr,
+    bad_wr: *mut *mut ibv_send_wr,
+) -> c_int {
+    // SAFETY: the caller's word: a valid list.
+    let wrs = unsafe { SendWrs::from_ptr(wr) };
+    if let Some(wr) = wrs.only()
+        && !bad_wr.is_null()
+    {
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(qp) };
+        // SAFETY: the caller's word: what the request names is alive.
+        let objects = unsafe { WrObjects::<F>::new() };
+        if ours.queues.post_usual_send(wr, objects) {
+            return 0;
+        }
+    }
+    // SAFETY: the caller's word.
+    unsafe { post_any_send::<F>(qp, wr, bad_wr) }
+}
+
+/// Posts any list.
+///
+/// # Safety
+/// As for [`post_send`].
+#[inline(never)]
+unsafe extern "C" fn post_any_send<F: Family>(
     qp: *mut ibv_qp,
     wr: *mut ibv_send_wr,
     bad_wr: *mut *mut ibv_send_wr,
@@ -618,11 +646,36 @@ pub(crate) unsafe extern "C" fn post_send<F: Family>(
     unsafe { answer(ours.queues.post_send(wrs, objects), bad_wr) }
 }
 
-/// `post_recv`.
+/// `post_recv`, made as [`post_send`].
 ///
 /// # Safety
 /// ibv_post_recv(3), for a QP of family `F`.
 pub(crate) unsafe extern "C" fn post_recv<F: Family>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_recv_wr,
+    bad_wr: *mut *mut ibv_recv_wr,
+) -> c_int {
+    // SAFETY: the caller's word: a valid list.
+    let wrs = unsafe { RecvWrs::from_ptr(wr) };
+    if let Some(wr) = wrs.only()
+        && !bad_wr.is_null()
+    {
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(qp) };
+        if ours.queues.post_usual_recv(wr) {
+            return 0;
+        }
+    }
+    // SAFETY: the caller's word.
+    unsafe { post_any_recv::<F>(qp, wr, bad_wr) }
+}
+
+/// Posts any list.
+///
+/// # Safety
+/// As for [`post_recv`].
+#[inline(never)]
+unsafe extern "C" fn post_any_recv<F: Family>(
     qp: *mut ibv_qp,
     wr: *mut ibv_recv_wr,
     bad_wr: *mut *mut ibv_recv_wr,
@@ -669,19 +722,32 @@ unsafe extern "C" fn wr_start<F: Family>(qp: *mut ibv_qp_ex) {
 }
 
 unsafe extern "C" fn wr_complete<F: Family>(qp: *mut ibv_qp_ex) -> c_int {
+    #[inline(never)]
+    unsafe extern "C" fn any<F: Family>(qp: *mut ibv_qp_ex) -> c_int {
+        // SAFETY: the caller's word.
+        let queue = unsafe { ours::<F>(qp.cast()) }.queues.send_queue();
+        // SAFETY: held since wr_start.
+        let result = unsafe { queue.held() }.complete();
+        // SAFETY: as above; this ends it.
+        unsafe { queue.release() };
+        match result {
+            Ok(()) => 0,
+            Err(errno) => {
+                guard::set_errno(errno);
+                errno.get()
+            }
+        }
+    }
     // SAFETY: the caller's word.
     let queue = unsafe { ours::<F>(qp.cast()) }.queues.send_queue();
     // SAFETY: held since wr_start.
-    let result = unsafe { queue.held() }.complete();
-    // SAFETY: as above; this ends it.
-    unsafe { queue.release() };
-    match result {
-        Ok(()) => 0,
-        Err(errno) => {
-            guard::set_errno(errno);
-            errno.get()
-        }
+    if queue.is_own() && unsafe { queue.held() }.complete_usual() {
+        // SAFETY: as above; this ends it.
+        unsafe { queue.release() };
+        return 0;
     }
+    // SAFETY: the caller's word.
+    unsafe { any::<F>(qp) }
 }
 
 unsafe extern "C" fn wr_abort<F: Family>(qp: *mut ibv_qp_ex) {
@@ -701,11 +767,21 @@ unsafe fn operation<F: Family>(qp: *mut ibv_qp_ex, op: SendOp) {
     unsafe { held::<F>(qp) }.operation(wr_id, wr_flags, op);
 }
 
+/// The operations: each does the usual without a call, and calls for the rest.
 macro_rules! builders {
     ($($name:ident($($arg:ident: $ty:ty),*) => $op:expr;)*) => {
         $(unsafe extern "C" fn $name<F: Family>(qp: *mut ibv_qp_ex, $($arg: $ty),*) {
+            #[inline(never)]
+            unsafe extern "C" fn any<F: Family>(qp: *mut ibv_qp_ex, $($arg: $ty),*) {
+                // SAFETY: the caller's word.
+                unsafe { operation::<F>(qp, $op) }
+            }
+            let (wr_id, wr_flags) = (field!(qp.wr_id), field!(qp.wr_flags));
             // SAFETY: ibv_wr_post(3): between wr_start and its end.
-            unsafe { operation::<F>(qp, $op) }
+            if !unsafe { held::<F>(qp) }.usual_operation(wr_id, wr_flags, $op) {
+                // SAFETY: as above.
+                unsafe { any::<F>(qp, $($arg),*) }
+            }
         })*
     };
 }
@@ -792,8 +868,16 @@ unsafe extern "C" fn wr_set_xrc_srqn<F: Family>(qp: *mut ibv_qp_ex, remote_srqn:
 }
 
 unsafe extern "C" fn wr_set_sge<F: Family>(qp: *mut ibv_qp_ex, lkey: u32, addr: u64, length: u32) {
+    #[inline(never)]
+    unsafe extern "C" fn any<F: Family>(qp: *mut ibv_qp_ex, lkey: u32, addr: u64, length: u32) {
+        // SAFETY: the caller's word.
+        unsafe { held::<F>(qp) }.set_sge(ibv_sge { addr, length, lkey });
+    }
     // SAFETY: the caller's word.
-    unsafe { held::<F>(qp) }.set_sge(ibv_sge { addr, length, lkey });
+    if !unsafe { held::<F>(qp) }.set_usual_sge(ibv_sge { addr, length, lkey }) {
+        // SAFETY: as above.
+        unsafe { any::<F>(qp, lkey, addr, length) }
+    }
 }
 
 unsafe extern "C" fn wr_set_sge_list<F: Family>(
@@ -812,14 +896,24 @@ unsafe extern "C" fn wr_set_sge_list<F: Family>(
 }
 
 unsafe extern "C" fn wr_set_inline_data<F: Family>(qp: *mut ibv_qp_ex, addr: *mut c_void, length: size_t) {
-    // SAFETY: the caller's word.
-    let sq = unsafe { held::<F>(qp) };
-    if addr.is_null() && length != 0 {
-        return sq.refuse(Errno::EINVAL);
+    #[inline(never)]
+    unsafe extern "C" fn any<F: Family>(qp: *mut ibv_qp_ex, addr: *mut c_void, length: size_t) {
+        // SAFETY: the caller's word.
+        let sq = unsafe { held::<F>(qp) };
+        if addr.is_null() && length != 0 {
+            return sq.refuse(Errno::EINVAL);
+        }
+        // SAFETY: the caller's word: `length` bytes, readable until the call returns.
+        let data = unsafe { UserBytes::new(addr.cast_const().cast(), length) };
+        sq.set_inline_data(&InlineData::one(data));
     }
     // SAFETY: the caller's word: `length` bytes, readable until the call returns.
     let data = unsafe { UserBytes::new(addr.cast_const().cast(), length) };
-    sq.set_inline_data(&InlineData::one(data));
+    // SAFETY: the caller's word.
+    if addr.is_null() || !unsafe { held::<F>(qp) }.set_usual_inline_data(data) {
+        // SAFETY: as above.
+        unsafe { any::<F>(qp, addr, length) }
+    }
 }
 
 unsafe extern "C" fn wr_set_inline_data_list<F: Family>(

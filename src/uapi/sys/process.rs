@@ -27,6 +27,14 @@ pub fn membarrier() -> Result<(), Errno> {
         .or_else(|_| call(REGISTER_PRIVATE_EXPEDITED).and_then(|()| call(PRIVATE_EXPEDITED)))
 }
 
+/// Makes each thread of the process pass a full barrier, by [`membarrier`], or where that may not be called any more by the time in
+/// which a store buffer empties many thousand times.
+pub fn pass_barrier() {
+    if membarrier().is_err() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// What an epoll instance was told of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registration {
