@@ -263,11 +263,28 @@ pub fn fill(out: &mut [MaybeUninit<ibv_wc>], mut next: impl FnMut() -> Option<ib
     filled
 }
 
+/// What [`CompletionQueue::next_usual`] finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// A completion, which is the current one.
+    Usual(Head),
+    /// None, and none is owed.
+    None,
+    /// Something else, and nothing was done: [`CompletionQueue::start`] or [`CompletionQueue::next`] has to do it.
+    Other,
+}
+
 /// The consumer's side of a CQ. The verbs layer holds the lock around every call.
 pub trait CompletionQueue: Send {
     /// Moves completions to the front of `out`, as long as they are of the usual kinds: `Ok` with how many, if that ended because
     /// `out` is full or there are no more; otherwise `Err` with how many, and [`CompletionQueue::poll`] has to go on.
     fn poll_usual(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, u32>;
+
+    /// `ibv_start_poll` and `ibv_next_poll`, as long as what comes is usual.
+    #[inline(always)]
+    fn next_usual(&mut self) -> Next {
+        Next::Other
+    }
 
     /// Moves completions to the front of `out`; how many.
     ///
@@ -436,10 +453,31 @@ pub trait QueuePair: Send + Sync {
         false
     }
 
+    /// As [`QueuePair::post_usual_send`], of a list.
+    #[inline(always)]
+    fn post_usual_sends<'a>(&self, wrs: SendWrs<'a>, objects: impl Objects<'a, Self::Ah>) -> bool {
+        let _ = (wrs, objects);
+        false
+    }
+
+    /// As [`QueuePair::post_usual_sends`], of more kinds, each a little slower; the list is not empty.
+    #[inline(always)]
+    fn post_most_sends<'a>(&self, wrs: SendWrs<'a>, objects: impl Objects<'a, Self::Ah>) -> bool {
+        let _ = (wrs, objects);
+        false
+    }
+
     /// As [`QueuePair::post_usual_send`], to the QP's own receive queue.
     #[inline(always)]
     fn post_usual_recv(&self, wr: RecvWr<'_>) -> bool {
         let _ = wr;
+        false
+    }
+
+    /// As [`QueuePair::post_usual_sends`], to the QP's own receive queue.
+    #[inline(always)]
+    fn post_usual_recvs(&self, wrs: RecvWrs<'_>) -> bool {
+        let _ = wrs;
         false
     }
 
@@ -490,6 +528,13 @@ pub trait QueuePair: Send + Sync {
 
 /// A shared receive queue.
 pub trait SharedReceiveQueue: Send + Sync {
+    /// As [`QueuePair::post_usual_sends`].
+    #[inline(always)]
+    fn post_usual_recvs(&self, wrs: RecvWrs<'_>) -> bool {
+        let _ = wrs;
+        false
+    }
+
     /// Posts a list.
     ///
     /// # Errors

@@ -14,8 +14,9 @@ use super::flush::Flush;
 use super::gate::Gate;
 use super::life::{Life, Phase, Sign};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use crate::sync::models::barrier;
 pub(crate) use crate::sync::models::{check, check_within};
-use crate::sync::{Locking, SpinLock};
+use crate::sync::{Locking, SpinLock, allow_owners};
 
 /// A send queue, as far as the gate is concerned.
 struct Queue {
@@ -29,15 +30,19 @@ struct Queue {
 
 impl Queue {
     fn new(locking: Locking) -> Queue {
+        Queue::behind(SpinLock::with(locking, ()))
+    }
+
+    /// Which the first thread to post owns.
+    fn owned() -> Queue {
+        allow_owners(barrier);
+        Queue::behind(SpinLock::new(()).with_owners())
+    }
+
+    fn behind(lock: SpinLock<()>) -> Queue {
         let gate = Gate::new();
         gate.set(8);
-        Queue {
-            gate,
-            lock: SpinLock::with(locking, ()),
-            rung: AtomicU32::new(0),
-            kept: AtomicU32::new(0),
-            life: Life::default(),
-        }
+        Queue { gate, lock, rung: AtomicU32::new(0), kept: AtomicU32::new(0), life: Life::default() }
     }
 
     fn post(&self) {
@@ -96,6 +101,54 @@ fn nothing_rings_behind_a_closed_gate_with_locks() {
 fn nothing_rings_behind_a_closed_gate_without_locks() {
     // SAFETY: one thread posts; the closer only asks whether the lock is in use, and posts when that thread has ended.
     nothing_rings_behind_a_closed_gate("gate, queue without locks", unsafe { Locking::no() });
+}
+
+#[test]
+fn nothing_rings_behind_a_closed_gate_of_a_queue_with_an_owner() {
+    check_within("gate, owned queue", Some(3), || {
+        let queue = Arc::new(Queue::owned());
+        let poster = {
+            let queue = queue.clone();
+            thread::spawn(move || {
+                // Owns it by this one, and posts the others by its mark.
+                queue.post();
+                queue.post();
+                queue.post();
+            })
+        };
+        queue.close();
+        let told = queue.told();
+        poster.join().unwrap();
+        assert_eq!(queue.told(), told, "the device was told of more after the gate was closed");
+        // ORDER: Relaxed: joined.
+        assert_eq!(told + queue.kept.load(Ordering::Relaxed), 3);
+    });
+}
+
+#[test]
+fn nothing_rings_behind_a_closed_gate_whose_queue_is_taken_from_its_owner() {
+    check_within("gate, owner and another", Some(2), || {
+        let queue = Queue::owned();
+        queue.post();
+        // This thread owns it now.
+        let queue = Arc::new(queue);
+        let other = {
+            let queue = queue.clone();
+            thread::spawn(move || queue.post())
+        };
+        let closer = {
+            let queue = queue.clone();
+            thread::spawn(move || {
+                queue.close();
+                queue.told()
+            })
+        };
+        queue.post();
+        let told = closer.join().unwrap();
+        other.join().unwrap();
+        // ORDER: Relaxed: joined.
+        assert_eq!((queue.told(), told + queue.kept.load(Ordering::Relaxed)), (told, 3));
+    });
 }
 
 #[test]

@@ -105,15 +105,20 @@ impl Units {
 
     #[inline(always)]
     fn at(&self, index: u32) -> NonNull<[u64; 2]> {
-        // SAFETY: D2.
-        unsafe { self.base.add((index & self.mask) as usize) }
+        self.view().at(index)
+    }
+
+    /// Where the units are, by value: a store to one of them does not make the compiler load that again.
+    #[inline(always)]
+    #[must_use]
+    pub fn view(&self) -> UnitView<'_> {
+        UnitView { base: self.base, mask: self.mask, units: PhantomData }
     }
 
     /// Writes one unit, its bytes in memory order.
     #[inline(always)]
     pub fn put(&self, index: u32, unit: [u64; 2]) {
-        // SAFETY: D2, D4.
-        unsafe { self.at(index).write(unit) };
+        self.view().put(index, unit);
     }
 
     /// Reads one unit.
@@ -132,21 +137,13 @@ impl Units {
         }
     }
 
-    /// As [`Units::put_headed`], of no more bytes than fit into the unit; with more nothing is written.
-    #[inline(always)]
-    pub fn put_short(&self, index: u32, head: u32, bytes: UserBytes<'_>) {
-        if bytes.len() <= UNIT - 4 {
-            // SAFETY: D2: 4 bytes and these, rounded up to 8, are a unit at most; application memory cannot overlap it.
-            unsafe { bytes.copy_headed(head, self.at(index).cast()) };
-        }
-    }
-
     /// As [`Units::put_headed`], if that does not go around the ring's end; otherwise nothing is written and the answer is false.
     #[inline(always)]
     #[must_use]
     pub fn put_headed_straight(&self, index: u32, head: u32, bytes: UserBytes<'_>) -> bool {
+        let index = index & self.mask;
         // Bytes up to the ring's end.
-        let room = (self.mask - (index & self.mask) + 1) as usize * UNIT;
+        let room = (self.mask - index + 1) as usize * UNIT;
         if bytes.len() > room - 8 {
             return false;
         }
@@ -192,6 +189,29 @@ impl Units {
     }
 }
 
+/// The units of a [`Units`].
+#[derive(Debug, Clone, Copy)]
+pub struct UnitView<'a> {
+    base: NonNull<[u64; 2]>,
+    mask: u32,
+    units: PhantomData<&'a Units>,
+}
+
+impl UnitView<'_> {
+    #[inline(always)]
+    fn at(self, index: u32) -> NonNull<[u64; 2]> {
+        // SAFETY: D2.
+        unsafe { self.base.add((index & self.mask) as usize) }
+    }
+
+    /// Writes one unit, its bytes in memory order.
+    #[inline(always)]
+    pub fn put(self, index: u32, unit: [u64; 2]) {
+        // SAFETY: D2, D4.
+        unsafe { self.at(index).write(unit) };
+    }
+}
+
 /// Units in blocks of four, 64 bytes: what a send queue is made of.
 ///
 /// - D6: the ring holds whole blocks.
@@ -220,9 +240,61 @@ impl Blocks {
     #[inline(always)]
     #[must_use]
     pub fn at(&self, index: u32) -> Block<'_> {
+        self.view().at(index)
+    }
+
+    /// Where the blocks are, by value: a store to one of them does not make the compiler load that again.
+    #[inline(always)]
+    #[must_use]
+    pub fn view(&self) -> BlockView<'_> {
+        BlockView { base: self.units.base, mask: self.units.mask, blocks: PhantomData }
+    }
+}
+
+/// The blocks of a [`Blocks`].
+#[derive(Debug, Clone, Copy)]
+pub struct BlockView<'a> {
+    base: NonNull<[u64; 2]>,
+    /// Of units.
+    mask: u32,
+    blocks: PhantomData<&'a Blocks>,
+}
+
+impl<'a> BlockView<'a> {
+    /// The block at `index`.
+    #[inline(always)]
+    #[must_use]
+    pub fn at(self, index: u32) -> Block<'a> {
         // SAFETY: D2, D6: the masked index of a multiple of 4 is that of the first of four units.
-        let base = unsafe { self.units.base.add((index.wrapping_mul(4) & self.units.mask) as usize) };
+        let base = unsafe { self.base.add((index.wrapping_mul(4) & self.mask) as usize) };
         Block { base, blocks: PhantomData }
+    }
+
+    /// Writes unit `at` of the block at `index`, or of one behind it; its bytes in memory order.
+    #[inline(always)]
+    pub fn put_unit(self, index: u32, at: u32, unit: [u64; 2]) {
+        let place = index.wrapping_mul(4).wrapping_add(at) & self.mask;
+        // SAFETY: D2: a masked index.
+        let to = unsafe { self.base.add(place as usize) };
+        // SAFETY: D2, D4.
+        unsafe { to.write(unit) };
+    }
+
+    /// As [`Units::put_headed_straight`], from unit `at` of the block at `index` on.
+    #[inline(always)]
+    #[must_use]
+    pub fn put_headed_straight(self, index: u32, at: u32, head: u32, bytes: UserBytes<'_>) -> bool {
+        let unit = index.wrapping_mul(4).wrapping_add(at) & self.mask;
+        // Bytes up to the ring's end.
+        let room = (self.mask - unit + 1) as usize * UNIT;
+        if bytes.len() > room - 8 {
+            return false;
+        }
+        // SAFETY: D2: a masked index.
+        let to = unsafe { self.base.add(unit as usize) };
+        // SAFETY: 4 bytes and these, rounded up to 8, before the ring's end; application memory cannot overlap it.
+        unsafe { bytes.copy_headed(head, to.cast()) };
+        true
     }
 }
 

@@ -42,8 +42,8 @@ enum State {
     Failed,
 }
 
-/// Where a WQE is: its first block, by number and itself, and what is noted of it.
-type Place<'a> = (u32, Block<'a>, &'a Slot);
+/// Where a WQE is: its first block, and what is noted of it.
+type Place<'a> = (Block<'a>, &'a Slot);
 
 impl Builder {
     fn fail(&mut self, errno: Errno) {
@@ -55,8 +55,8 @@ impl Builder {
 impl Producer {
     /// Ends the open WQE, of `ds` units.
     #[inline(always)]
-    fn end(&mut self, (post, block, slot): Place<'_>, ds: u32, inline: bool) {
-        self.close(post, block, slot, self.builder.op, ds);
+    fn end(&mut self, (block, slot): Place<'_>, ds: u32, inline: bool) {
+        self.close_next(block, slot, self.builder.op, ds);
         let builder = &mut self.builder;
         (builder.state, builder.ds, builder.inline) = (State::Ended, ds, inline);
     }
@@ -71,8 +71,7 @@ impl Producer {
     /// Ends the WQE that is open, if there is one: no setter of data came.
     fn end_open(&mut self, ring: &SendRing) {
         if self.builder.state == State::Open {
-            let post = self.post;
-            self.end((post, ring.blocks.at(post), ring.slot(post)), self.builder.head, false);
+            self.end((ring.blocks.at(self.post), ring.slot(self.post)), self.builder.head, false);
         }
     }
 
@@ -120,6 +119,37 @@ impl Producer {
         if let Some((remote_addr, rkey)) = remote {
             block.put(prefix, wqe::raddr(remote_addr, rkey));
         }
+        true
+    }
+
+    /// Begins the WQE of an operation of a connected QP, or one without a remote address. False: it is another.
+    #[inline(always)]
+    fn begin_usual(
+        &mut self,
+        ring: &SendRing,
+        (wr_id, wr_flags): (u64, u32),
+        (op, imm): (Op, u32),
+        remote: Option<(u64, u32)>,
+        operands: Option<wqe::Unit>,
+    ) -> bool {
+        let post = self.post;
+        let block = ring.blocks.at(post);
+        let mut head = self.prefix;
+        if let Some((remote_addr, rkey)) = remote {
+            if head != 1 {
+                return false;
+            }
+            head = 2;
+            block.put(1, wqe::raddr(remote_addr, rkey));
+        }
+        if let Some(operands) = operands {
+            head = 3;
+            block.put(2, operands);
+        }
+        ring.slot(post).note_id(wr_id);
+        block.put_half::<1>(self.common | wqe::send_flags(wr_flags) | wqe::ctrl_imm(imm));
+        let builder = &mut self.builder;
+        (builder.state, builder.op, builder.at, builder.head) = (State::Open, op, post, head);
         true
     }
 
@@ -187,7 +217,7 @@ impl SendQueue {
             }
             let (post, head) = (producer.post, producer.builder.head);
             let units = setter(producer, ring, wqe::unit(post, head))?;
-            let place = (post, ring.blocks.at(post), ring.slot(post));
+            let place = (ring.blocks.at(post), ring.slot(post));
             producer.end(place, head + units, inline && units != 0);
             Ok(())
         });
@@ -201,7 +231,7 @@ impl SendQueue {
             return None;
         }
         let (post, head) = (producer.post, producer.builder.head);
-        Some((producer, ring, (post, ring.blocks.at(post), ring.slot(post)), head))
+        Some((producer, ring, (ring.blocks.at(post), ring.slot(post)), head))
     }
 }
 
@@ -217,9 +247,26 @@ impl SendBuilder for SendQueue {
     #[inline(always)]
     fn usual_operation(&mut self, wr_id: u64, wr_flags: u32, op: SendOp) -> bool {
         let (producer, Some(ring)) = (&mut self.producer, &self.owner.send) else { return false };
-        producer.builder.state == State::Ended
-            && producer.head.wrapping_sub(producer.tail) < ring.gate.limit()
-            && producer.begin_plain(ring, (wr_id, wr_flags), op)
+        if producer.builder.state != State::Ended || !producer.has_usual_room(ring) {
+            return false;
+        }
+        let (op, imm, remote, operands) = match op {
+            SendOp::Send => (Op::SEND, 0, None, None),
+            SendOp::SendImm { imm_data } => (Op::SEND_IMM, imm_data, None, None),
+            SendOp::Write { rkey, remote_addr } => (Op::WRITE, 0, Some((remote_addr, rkey)), None),
+            SendOp::WriteImm { rkey, remote_addr, imm_data } => {
+                (Op::WRITE_IMM, imm_data, Some((remote_addr, rkey)), None)
+            }
+            SendOp::Read { rkey, remote_addr } => (Op::READ, 0, Some((remote_addr, rkey)), None),
+            SendOp::CmpSwp { rkey, remote_addr, compare, swap } => {
+                (Op::CMP_SWP, 0, Some((remote_addr, rkey)), Some(wqe::atomic(swap, compare)))
+            }
+            SendOp::FetchAdd { rkey, remote_addr, add } => {
+                (Op::FETCH_ADD, 0, Some((remote_addr, rkey)), Some(wqe::atomic(add, 0)))
+            }
+            _ => return false,
+        };
+        producer.begin_usual(ring, (wr_id, wr_flags), (op, imm), remote, operands)
     }
 
     fn operation(&mut self, wr_id: u64, wr_flags: u32, op: SendOp) {
@@ -262,7 +309,7 @@ impl SendBuilder for SendQueue {
     fn set_usual_sge(&mut self, sge: ibv_sge) -> bool {
         match self.open() {
             Some((producer, ring, place, head)) if sge.length != 0 => {
-                let at = wqe::unit(place.0, head);
+                let at = wqe::unit(producer.post, head);
                 ring.blocks.units().put(at, wqe::data(sge.length, sge.lkey, sge.addr));
                 producer.end(place, head + 1, false);
                 true
@@ -287,13 +334,15 @@ impl SendBuilder for SendQueue {
     #[inline(always)]
     fn set_usual_inline_data(&mut self, bytes: UserBytes<'_>) -> bool {
         match self.open() {
-            // Few bytes; 0 is not one of them.
+            // 0 bytes are no segment.
             Some((producer, ring, place, head))
-                if bytes.len().wrapping_sub(1) < producer.max_short_inline as usize =>
+                if bytes.len().wrapping_sub(1) < producer.max_inline as usize =>
             {
-                let at = wqe::unit(place.0, head);
-                ring.blocks.units().put_short(at, wqe::inline_head(bytes.len() as u32), bytes);
-                producer.end(place, head + 1, true);
+                let (at, len) = (wqe::unit(producer.post, head), bytes.len() as u32);
+                if !ring.blocks.units().put_headed_straight(at, wqe::inline_head(len), bytes) {
+                    return false;
+                }
+                producer.end(place, head + wqe::inline_units(len), true);
                 true
             }
             _ => false,
@@ -329,7 +378,7 @@ impl SendBuilder for SendQueue {
         let Some(register) = register.enter() else { return false };
         let Builder { at, ds, inline, .. } = producer.builder;
         let burst = if count == 1 { producer.burst(ds, inline) } else { 0 };
-        register.ring(&ring.record, producer.post, &ring.blocks, (at, ring.blocks.at(at)), burst);
+        register.ring(&ring.record, producer.post, ring.blocks.view(), at, burst);
         true
     }
 

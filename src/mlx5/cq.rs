@@ -17,7 +17,7 @@ use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
 use crate::abi::wc::Success;
 use crate::error::Errno;
-use crate::family::{self, CompletionQueue, Head};
+use crate::family::{self, CompletionQueue, Head, Next};
 use crate::ha::flush::Flush;
 use crate::ha::life::Life;
 use crate::hw::barrier::{udma_from_device_barrier, udma_to_device_barrier};
@@ -676,22 +676,15 @@ impl Cq {
     }
 
     /// The next completion for the extended interface.
-    #[inline(always)]
     fn load(&mut self) -> Result<Head, Errno> {
-        let index = self.consumer();
-        let cqe = Cqe::read(self.entries.entry(index));
-        // The entry is read after the byte that says it is ours.
-        udma_from_device_barrier();
-        if let Some((wr_id, noted)) = self.retire_good(index, cqe) {
-            self.consumer.set(index.wrapping_add(1));
-            self.current = Current { index, noted, failed: false };
-            return Ok(Head { wr_id, status: IBV_WC_SUCCESS });
+        match self.next_usual() {
+            Next::Usual(head) => Ok(head),
+            Next::None => Err(Errno::ENOENT),
+            Next::Other => self.load_other(),
         }
-        self.load_other()
     }
 
     /// [`Cq::load`], whatever comes.
-    #[inline(never)]
     fn load_other(&mut self) -> Result<Head, Errno> {
         loop {
             let index = self.consumer();
@@ -714,17 +707,20 @@ impl Cq {
         }
     }
 
-    /// The work request of `cqe`, the entry at `index`, retired, if that is one of the good completions that nearly all are.
+    /// The work request of `cqe`, the entry at `index`, retired, if that is one of the good completions that nearly all are. It calls
+    /// nothing.
     #[inline(always)]
     fn retire_good(&self, index: u32, cqe: Cqe<'_>) -> Option<(u64, Noted)> {
         let (count, places) = (self.entries.count(), self.owners.places.view());
         if cqe.is_good(true, index, count) {
             retire_sent(places, cqe).map(|(wr_id, noted, _)| (wr_id, noted))
         } else if cqe.is_good(false, index, count) {
-            let uidx = cqe.srqn_uidx();
-            retire_received::<false>(places, uidx, cqe)
-                .or_else(|| retire_received::<true>(places, uidx, cqe))
-                .map(|(wr_id, _)| (wr_id, Noted::default()))
+            let wr_id = match &at_home(places, cqe.srqn_uidx())?.receives {
+                Receives::Own(ring) => ring.complete(cqe.wqe_counter())?,
+                Receives::Shared(srq) => srq.complete_own(cqe.wqe_counter())?,
+                Receives::None => return None,
+            };
+            Some((wr_id, Noted::default()))
         } else {
             None
         }
@@ -938,6 +934,19 @@ impl CompletionQueue for Cq {
     }
 
     #[inline(always)]
+    fn next_usual(&mut self) -> Next {
+        let index = self.consumer();
+        let cqe = Cqe::read(self.entries.entry(index));
+        // The entry is read after the byte that says it is ours.
+        udma_from_device_barrier();
+        if let Some((wr_id, noted)) = self.retire_good(index, cqe) {
+            self.consumer.set(index.wrapping_add(1));
+            self.current = Current { index, noted, failed: false };
+            return Next::Usual(Head { wr_id, status: IBV_WC_SUCCESS });
+        }
+        if cqe.owned(index, self.entries.count()) || self.life.is_gone() { Next::Other } else { Next::None }
+    }
+
     fn start(&mut self) -> Result<Head, Errno> {
         let before = self.consumer();
         self.load().inspect_err(|_| {
@@ -948,7 +957,6 @@ impl CompletionQueue for Cq {
         })
     }
 
-    #[inline(always)]
     fn next(&mut self) -> Result<Head, Errno> {
         self.load()
     }

@@ -180,8 +180,23 @@ impl QueuePair for Qp {
     }
 
     #[inline(always)]
+    fn post_usual_sends<'a>(&self, wrs: SendWrs<'a>, objects: impl Objects<'a, Ah>) -> bool {
+        self.sq.lock_own().is_some_and(|mut sq| sq.post_usual_list(wrs, objects))
+    }
+
+    #[inline(always)]
+    fn post_most_sends<'a>(&self, wrs: SendWrs<'a>, objects: impl Objects<'a, Ah>) -> bool {
+        self.sq.lock_own().is_some_and(|mut sq| sq.post_list(wrs, objects))
+    }
+
+    #[inline(always)]
     fn post_usual_recv(&self, wr: RecvWr<'_>) -> bool {
         self.rq.as_ref().and_then(SpinLock::lock_own).is_some_and(|mut rq| rq.post_usual(&wr))
+    }
+
+    #[inline(always)]
+    fn post_usual_recvs(&self, wrs: RecvWrs<'_>) -> bool {
+        self.rq.as_ref().and_then(SpinLock::lock_own).is_some_and(|mut rq| rq.post_usual_list(wrs))
     }
 
     #[inline(always)]

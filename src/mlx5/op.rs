@@ -151,7 +151,7 @@ static RC: Ops = ops(&[
     (IBV_WR_LOCAL_INV, Op::LOCAL_INV),
 ]);
 
-/// Transports, as `post` is compiled for; UC differs from RC in its operations only.
+/// Transports, as `post` is compiled for; UC, the next after RC, differs from that in its operations only.
 pub(super) mod transport {
     pub(crate) const RC: u8 = 0;
     pub(crate) const UC: u8 = 1;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::ring::{Owner, RCV_DBR, Receives, RecvRing};
+use super::ring::{Owner, RCV_DBR, Receives, RecvRing, RecvRows};
 use super::wqe;
 use crate::abi::public::*;
 use crate::abi::wr::{RecvWr, RecvWrs};
@@ -21,17 +21,18 @@ pub(super) struct RecvQueue {
     owner: Arc<Owner>,
 }
 
-/// Writes the WQE of receive number `head`, if it is of one entry with a length. Otherwise nothing is done.
+/// Writes the WQE of receive number `head`, if it is of one entry with a length. Otherwise nothing is done. Where that is, `rows` says:
+/// as for sends, by value for a list, anew for one alone.
 #[inline(always)]
-fn post_usual(ring: &RecvRing, head: u32, max_sge: u32, wr: &RecvWr<'_>) -> bool {
+fn post_usual<'r>(rows: impl Fn() -> RecvRows<'r>, head: u32, max_sge: u32, wr: &RecvWr<'_>) -> bool {
     match wr.only_sge() {
         Some(sge) if sge.length != 0 && max_sge != 0 => {
-            let first = ring.first_unit(head);
-            ring.units.put(first, wqe::data(sge.length, sge.lkey, sge.addr));
+            let first = rows().first_unit(head);
+            rows().units.put(first, wqe::data(sge.length, sge.lkey, sge.addr));
             if max_sge > 1 {
-                ring.units.put(first.wrapping_add(1), wqe::DATA_END);
+                rows().units.put(first.wrapping_add(1), wqe::DATA_END);
             }
-            ring.note(head, wr.wr_id());
+            rows().note(head, wr.wr_id());
             true
         }
         _ => false,
@@ -88,13 +89,41 @@ impl RecvQueue {
     pub(super) fn post_usual(&mut self, wr: &RecvWr<'_>) -> bool {
         let Receives::Own(ring) = &self.owner.receives else { return false };
         let head = self.head;
-        if head.wrapping_sub(self.tail) >= ring.gate.limit() || !post_usual(ring, head, self.max_sge, wr) {
+        if head.wrapping_sub(self.tail) >= ring.gate.limit()
+            || !post_usual(|| ring.rows(), head, self.max_sge, wr)
+        {
             return false;
         }
         self.head = head.wrapping_add(1);
         // The WQE is in memory before the record lets the device read it.
         udma_to_device_barrier();
         ring.record.store::<RCV_DBR>(self.head & 0xffff);
+        true
+    }
+
+    /// Posts a list of the usual kind, not an empty one. False: there is something else, or no room for all, and nothing was done
+    /// that counts: the device reads no WQE before it is told of it. It calls nothing, as the post of a send.
+    #[inline(always)]
+    pub(super) fn post_usual_list(&mut self, wrs: RecvWrs<'_>) -> bool {
+        let Receives::Own(ring) = &self.owner.receives else { return false };
+        let (limit, max_sge, rows) = (ring.gate.limit(), self.max_sge, ring.rows());
+        let mut head = self.head;
+        for wr in wrs {
+            if head.wrapping_sub(self.tail) >= limit {
+                self.tail = ring.tail();
+                if head.wrapping_sub(self.tail) >= limit {
+                    return false;
+                }
+            }
+            if !post_usual(|| rows, head, max_sge, &wr) {
+                return false;
+            }
+            head = head.wrapping_add(1);
+        }
+        self.head = head;
+        // The WQEs are in memory before the record lets the device read them.
+        udma_to_device_barrier();
+        ring.record.store::<RCV_DBR>(head & 0xffff);
         true
     }
 
@@ -118,7 +147,7 @@ impl RecvQueue {
                 full(&mut self.tail, ring, head, limit)
             };
             let posted = match full {
-                None if post_usual(ring, head, self.max_sge, &wr) => Ok(()),
+                None if post_usual(|| ring.rows(), head, self.max_sge, &wr) => Ok(()),
                 None => post_other(ring, head, self.max_sge, &wr),
                 Some(errno) => Err(errno),
             };

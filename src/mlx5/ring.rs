@@ -21,8 +21,8 @@ use crate::ha::gate::Gate;
 use crate::ha::ledger::Fate;
 pub use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
-use crate::hw::dma::{Blocks, Record, Units};
-use crate::hw::table::Table;
+use crate::hw::dma::{Block, BlockView, Blocks, Record, UnitView, Units};
+use crate::hw::table::{Table, View};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// The word of the doorbell record for receives, `MLX5_RCV_DBR`.
@@ -224,6 +224,12 @@ impl SendRing {
         self.slots.at(block)
     }
 
+    /// The same, and the WQEs.
+    #[inline(always)]
+    pub(super) fn rows(&self) -> Rows<'_> {
+        Rows { blocks: self.blocks.view(), slots: self.slots.view() }
+    }
+
     /// The work request whose WQE began at `counter` completed, and with it all before it: its `wr_id` and what was noted.
     /// `None` where no such work request is outstanding.
     #[inline(always)]
@@ -293,6 +299,55 @@ impl SendRing {
     }
 }
 
+/// Where the WQEs of a send queue are, and what is noted of them: asked anew each time, or held by value, so that what a post stores
+/// does not make the compiler load it again for the next one of a list. (For one post alone the former is better: registers are short.)
+pub(super) trait Place<'a>: Copy {
+    fn block(self, at: u32) -> Block<'a>;
+    fn blocks(self) -> BlockView<'a>;
+    fn slot(self, at: u32) -> &'a Slot;
+}
+
+impl<'a> Place<'a> for &'a SendRing {
+    #[inline(always)]
+    fn block(self, at: u32) -> Block<'a> {
+        self.blocks.at(at)
+    }
+
+    #[inline(always)]
+    fn blocks(self) -> BlockView<'a> {
+        self.blocks.view()
+    }
+
+    #[inline(always)]
+    fn slot(self, at: u32) -> &'a Slot {
+        self.slots.at(at)
+    }
+}
+
+/// See [`Place`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) blocks: BlockView<'a>,
+    slots: View<'a, Slot>,
+}
+
+impl<'a> Place<'a> for Rows<'a> {
+    #[inline(always)]
+    fn block(self, at: u32) -> Block<'a> {
+        self.blocks.at(at)
+    }
+
+    #[inline(always)]
+    fn blocks(self) -> BlockView<'a> {
+        self.blocks
+    }
+
+    #[inline(always)]
+    fn slot(self, at: u32) -> &'a Slot {
+        self.slots.at(at)
+    }
+}
+
 /// The shared part of a receive queue that is a QP's or a WQ's own.
 #[derive(Debug)]
 pub(super) struct RecvRing {
@@ -337,6 +392,12 @@ impl RecvRing {
     pub(super) fn first_unit(&self, number: u32) -> u32 {
         // The ring holds whole WQEs: what is beyond its end is cut off.
         number << self.log_units
+    }
+
+    /// Where the WQEs are, and their `wr_id`.
+    #[inline(always)]
+    pub(super) fn rows(&self) -> RecvRows<'_> {
+        RecvRows { units: self.units.view(), wr_ids: self.wr_ids.view(), log_units: self.log_units }
     }
 
     /// WQEs in the ring.
@@ -435,6 +496,28 @@ impl RecvRing {
     pub(super) fn scatter(&self, counter: u16, data: &[u8]) -> Result<(), Errno> {
         let first = self.first_unit(u32::from(counter));
         if self.units.scatter(first, 1 << self.log_units, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
+    }
+}
+
+/// As [`Rows`], of a receive queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RecvRows<'a> {
+    pub(super) units: UnitView<'a>,
+    wr_ids: View<'a, AtomicU64>,
+    log_units: u32,
+}
+
+impl RecvRows<'_> {
+    /// As [`RecvRing::first_unit`].
+    #[inline(always)]
+    pub(super) fn first_unit(self, number: u32) -> u32 {
+        number << self.log_units
+    }
+
+    #[inline(always)]
+    pub(super) fn note(self, head: u32, wr_id: u64) {
+        // ORDER: Relaxed: the device's completion tells the poll to read.
+        self.wr_ids.at(head).store(wr_id, Ordering::Relaxed);
     }
 }
 

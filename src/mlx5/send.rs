@@ -9,11 +9,11 @@ use std::sync::Arc;
 use super::ah::Ah;
 use super::builder::Builder;
 use super::op::{self, Form, Op, Ops, ops_of, transport};
-use super::ring::{Meta, Owner, SendRing, Slot};
+use super::ring::{Meta, Owner, Place, SendRing, Slot};
 use super::uar::{Entered, Register, Use};
 use super::wqe::{self, Bind};
 use crate::abi::public::*;
-use crate::abi::wr::{InlineData, Rdma, SendWr, SendWrs, UserBytes};
+use crate::abi::wr::{Atomic, InlineData, Rdma, SendWr, SendWrs, UserBytes};
 use crate::error::Errno;
 use crate::family::{Objects, Refused};
 use crate::hw::dma::Block;
@@ -91,6 +91,16 @@ fn imm(op: Op, wr: SendWr<'_>) -> u32 {
         wr.invalidate_rkey().to_be()
     } else {
         wr.imm_data()
+    }
+}
+
+/// The operands of an atomic.
+#[inline(always)]
+fn atomic_operands(op: Op, atomic: Atomic) -> wqe::Unit {
+    if op.code() == wqe::opcode::ATOMIC_CS {
+        wqe::atomic(atomic.swap, atomic.compare_add)
+    } else {
+        wqe::atomic(atomic.compare_add, 0)
     }
 }
 
@@ -237,15 +247,21 @@ impl Producer {
         self.common |= u64::from(wqe::CTRL_INITIATOR_SMALL_FENCE);
     }
 
-    /// Ends the WQE of `ds` units at `post`, which is that of the queue, and whose block and slot these are: the half of the control segment that has its length,
-    /// and what is noted of it.
+    /// Ends the WQE of `ds` units, number `head`, at `post`, whose block and slot these are: the half of the control segment that has
+    /// its length, and what is noted of it. Where the next one begins.
     #[inline(always)]
-    pub(super) fn close(&mut self, post: u32, block: Block<'_>, slot: &Slot, op: Op, ds: u32) {
-        let head = self.head;
+    fn close(&self, post: u32, head: u32, block: Block<'_>, slot: &Slot, op: Op, ds: u32) -> u32 {
         block.put_half::<0>(wqe::ctrl_place(op.code(), post as u16, self.qpn_ds | ds));
         let next = post.wrapping_add(wqe::blocks(ds));
         slot.note(Meta { head, next: next as u16, noted: op.noted() });
-        (self.post, self.head) = (next, head.wrapping_add(1));
+        next
+    }
+
+    /// [`Producer::close`] of the queue's next WQE: it is posted.
+    #[inline(always)]
+    pub(super) fn close_next(&mut self, block: Block<'_>, slot: &Slot, op: Op, ds: u32) {
+        self.post = self.close(self.post, self.head, block, slot, op, ds);
+        self.head = self.head.wrapping_add(1);
     }
 
     /// Units of the only WQE of a list that BlueFlame shall have; 0: the doorbell alone.
@@ -260,31 +276,38 @@ impl Producer {
     pub(super) fn ring(&self, ring: &SendRing, register: Option<&Register>, at: u32, burst: u32) {
         match register {
             Some(register) if !self.silent => {
-                register.ring(&ring.record, self.post, &ring.blocks, (at, ring.blocks.at(at)), burst);
+                register.ring(&ring.record, self.post, ring.blocks.view(), at, burst);
             }
             _ => ring.keep(self.post),
         }
     }
 
-    /// Builds the WQE of one work request, at block `post` of the queue, which is given along: its length in units. `None` where it
-    /// is no plain operation with one entry of data, or its inline data are longer than a unit and `LONG` is false, or go around the
-    /// ring's end; then nothing was done that counts, and it is for [`Producer::build_other`].
+    /// Builds the WQE of one work request, at block `post`, as number `head`: its length in units, and where the next one begins.
+    /// `None` where it is of no usual kind; then nothing was done that counts, and it is for [`Producer::build_other`]. Usual are
+    /// sends, writes and reads with one entry of data, or one unit of inline data; with `ALL`, all but binds, invalidations and what
+    /// waits for one of these.
+    ///
+    /// How far the queue is comes by value, and its change is the caller's: a list has both in registers until its end.
     #[inline(always)]
-    fn build<'a, const T: u8, const LONG: bool>(
-        &mut self,
-        ring: &SendRing,
+    fn build<'a, 'r, const T: u8, const ALL: bool>(
+        &self,
+        rows: impl Place<'r>,
         wr: SendWr<'a>,
-        (post, block): (u32, Block<'_>),
+        (post, head): (u32, u32),
         objects: impl Objects<'a, Ah>,
-    ) -> Option<u32> {
+    ) -> Option<(u32, u32)> {
         let op = self.usual_ops.get(wr.opcode() as usize).copied().unwrap_or_default();
-        if op.has(Form::ATOMIC.union(Form::UMR).union(Form::NONE)) {
+        let common = self.common;
+        let unusual = Form::UMR.union(Form::NONE);
+        if op.has(if ALL { unusual } else { unusual.union(Form::ATOMIC) }) || common & PENDING != 0 {
             return None;
         }
-        let sge = wr.only_sge()?;
-        if sge.length == 0 {
+        let inlined = wr.send_flags() & IBV_SEND_INLINE != 0;
+        let only = wr.only_sge().filter(|sge| sge.length != 0);
+        if only.is_none_or(|sge| inlined && sge.length > self.max_short_inline) && !ALL {
             return None;
         }
+        let block = rows.block(post);
         let mut ds = prefix(T);
         if T == transport::UD {
             let ud = wr.ud();
@@ -293,39 +316,60 @@ impl Producer {
         if T == transport::XRC {
             block.put(1, wqe::xrc(wr.remote_srqn()));
         }
-        if T != transport::UD && op.has(Form::REMOTE) {
-            let Rdma { remote_addr, rkey } = wr.rdma();
-            block.put(ds, wqe::raddr(remote_addr, rkey));
-            ds += 1;
-        }
-        // The first unit behind the datagram segment is in the next block.
-        let (data, at) =
-            if T == transport::UD { (ring.blocks.at(post.wrapping_add(1)), 0) } else { (block, ds) };
-        if let Some(bytes) = wr.inline_piece(sge) {
-            let head = wqe::inline_head(sge.length);
-            if sge.length <= self.max_short_inline {
-                data.put_headed(at, head, bytes);
-                ds += 1;
-            } else {
-                let fits = sge.length <= self.max_inline;
-                if !LONG
-                    || !fits
-                    || !ring.blocks.units().put_headed_straight(wqe::unit(post, ds), head, bytes)
-                {
+        if ALL && T == transport::RC && op.has(Form::ATOMIC) {
+            // Whatever the length of the entry: an atomic gives 8 bytes.
+            let sge = only.filter(|_| self.atomics)?;
+            let atomic = wr.atomic();
+            block.put(1, wqe::raddr(atomic.remote_addr, atomic.rkey));
+            block.put(2, atomic_operands(op, atomic));
+            block.put(3, wqe::data(8, sge.lkey, sge.addr));
+            ds = 4;
+        } else {
+            if T != transport::UD && op.has(Form::REMOTE) {
+                if T != transport::RC && op.has(Form::ATOMIC) {
                     return None;
                 }
-                ds += wqe::inline_units(sge.length);
+                let Rdma { remote_addr, rkey } = wr.rdma();
+                block.put(ds, wqe::raddr(remote_addr, rkey));
+                ds += 1;
             }
-        } else {
-            data.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
-            ds += 1;
+            // The first unit behind the datagram segment is in the next block.
+            let (data, at) =
+                if T == transport::UD { (rows.block(post.wrapping_add(1)), 0) } else { (block, ds) };
+            match only {
+                Some(sge) if !inlined => {
+                    data.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
+                    ds += 1;
+                }
+                Some(sge) if sge.length <= self.max_short_inline => {
+                    data.put_headed(at, wqe::inline_head(sge.length), wr.inline_piece(sge)?);
+                    ds += 1;
+                }
+                Some(sge) if ALL => {
+                    let (head, bytes) = (wqe::inline_head(sge.length), wr.inline_piece(sge)?);
+                    if sge.length > self.max_inline
+                        || !rows.blocks().put_headed_straight(post, ds, head, bytes)
+                    {
+                        return None;
+                    }
+                    ds += wqe::inline_units(sge.length);
+                }
+                _ => {
+                    let sges = wr.sges().ok()?;
+                    if !ALL || inlined || sges.len() > self.max_sge as usize {
+                        return None;
+                    }
+                    for sge in sges.iter().filter(|sge| sge.length != 0) {
+                        rows.blocks().put_unit(post, ds, wqe::data(sge.length, sge.lkey, sge.addr));
+                        ds += 1;
+                    }
+                }
+            }
         }
-        let slot = ring.slot(post);
-        let imm = imm(op, wr);
-        block.put_half::<1>(self.flags(wr.send_flags(), imm));
+        block.put_half::<1>(common | wqe::send_flags(wr.send_flags()) | wqe::ctrl_imm(imm(op, wr)));
+        let slot = rows.slot(post);
         slot.note_id(wr.wr_id());
-        self.close(post, block, slot, op, ds);
-        Some(ds)
+        Some((ds, self.close(post, head, block, slot, op, ds)))
     }
 
     /// Builds the WQE of one work request, whatever it is.
@@ -366,12 +410,7 @@ impl Producer {
             }
             let atomic = wr.atomic();
             units.put(wqe::unit(post, ds), wqe::raddr(atomic.remote_addr, atomic.rkey));
-            let operands = if op.code() == wqe::opcode::ATOMIC_CS {
-                wqe::atomic(atomic.swap, atomic.compare_add)
-            } else {
-                wqe::atomic(atomic.compare_add, 0)
-            };
-            units.put(wqe::unit(post, ds + 1), operands);
+            units.put(wqe::unit(post, ds + 1), atomic_operands(op, atomic));
             ds += 2;
             // Whatever the length of an entry: an atomic gives 8 bytes.
             for sge in sges.iter().filter(|sge| sge.length != 0) {
@@ -395,7 +434,7 @@ impl Producer {
             self.fence_next();
         }
         slot.note_id(wr.wr_id());
-        self.close(post, block, slot, op, ds);
+        self.close_next(block, slot, op, ds);
         Ok(ds)
     }
 
@@ -424,24 +463,76 @@ impl Producer {
         Ok((rkey, bind))
     }
 
-    /// Posts one work request of a kind that [`Producer::build`] knows. False: it is something else, or there is no room, and
-    /// nothing was done.
+    /// Whether a further work request may be posted behind the `head` so far, as far as a look tells that calls nothing.
     #[inline(always)]
-    fn post_usual<'a, const T: u8>(
+    fn has_room(&mut self, ring: &SendRing, head: u32, limit: u32) -> bool {
+        if head.wrapping_sub(self.tail) >= limit {
+            self.tail = ring.tail();
+        }
+        head.wrapping_sub(self.tail) < limit
+    }
+
+    /// The same, of an operation that waits for no bind before it.
+    #[inline(always)]
+    pub(super) fn has_usual_room(&mut self, ring: &SendRing) -> bool {
+        self.common & PENDING == 0 && self.has_room(ring, self.head, ring.gate.limit())
+    }
+
+    /// Posts one work request of a plain kind, on a connected QP. False: it is something else, or there is no room, and nothing was
+    /// done.
+    #[inline(always)]
+    fn post_usual<'a>(
         &mut self,
         ring: &SendRing,
         register: &Entered<'_>,
         wr: SendWr<'a>,
         objects: impl Objects<'a, Ah>,
     ) -> bool {
+        let (post, head) = (self.post, self.head);
         // Not behind a closed gate, whose limit is 0.
-        if self.head.wrapping_sub(self.tail) >= ring.gate.limit() {
+        if head.wrapping_sub(self.tail) >= ring.gate.limit() {
             return false;
         }
-        let at = (self.post, ring.blocks.at(self.post));
-        let Some(ds) = self.build::<T, false>(ring, wr, at, objects) else { return false };
+        let Some((ds, next)) = self.build::<{ transport::RC }, false>(ring, wr, (post, head), objects) else {
+            return false;
+        };
+        (self.post, self.head) = (next, head.wrapping_add(1));
         let burst = self.burst(ds, wr.send_flags() & IBV_SEND_INLINE != 0);
-        register.ring(&ring.record, self.post, &ring.blocks, at, burst);
+        register.ring(&ring.record, next, ring.blocks.view(), post, burst);
+        true
+    }
+
+    /// Posts a list of work requests, `ALL` or plain ones. False: there is one of another kind, or no room for all, and
+    /// nothing was done that counts: the device reads no WQE before it is told of it.
+    ///
+    /// It calls nothing, and writes how far the queue is at the end.
+    #[inline(always)]
+    fn post_list<'a, const T: u8, const ALL: bool>(
+        &mut self,
+        ring: &SendRing,
+        register: &Entered<'_>,
+        wrs: SendWrs<'a>,
+        objects: impl Objects<'a, Ah>,
+    ) -> bool {
+        let (rows, limit) = (ring.rows(), ring.gate.limit());
+        let (mut post, mut head, mut last, mut burst) = (self.post, self.head, self.post, 0);
+        for wr in wrs {
+            if !self.has_room(ring, head, limit) {
+                return false;
+            }
+            let Some((ds, next)) = self.build::<T, ALL>(rows, wr, (post, head), objects) else {
+                return false;
+            };
+            if ALL {
+                burst = self.burst(ds, wr.send_flags() & IBV_SEND_INLINE != 0);
+            }
+            (last, post, head) = (post, next, head.wrapping_add(1));
+        }
+        if head.wrapping_sub(self.head) != 1 {
+            burst = 0;
+        }
+        (self.post, self.head) = (post, head);
+        register.ring(&ring.record, post, rows.blocks, last, burst);
         true
     }
 
@@ -454,7 +545,7 @@ impl Producer {
         wrs: SendWrs<'a>,
         objects: impl Objects<'a, Ah>,
     ) -> Result<(), Refused<ibv_send_wr>> {
-        let before = self.head;
+        let (rows, before) = (ring.rows(), self.head);
         let mut at = self.post;
         let mut only = 0;
         let mut result = Ok(());
@@ -462,7 +553,8 @@ impl Producer {
             let post = self.post;
             let built = if !self.room(ring) {
                 Err(Errno::ENOMEM)
-            } else if let Some(ds) = self.build::<T, true>(ring, wr, (post, ring.blocks.at(post)), objects) {
+            } else if let Some((ds, next)) = self.build::<T, true>(rows, wr, (post, self.head), objects) {
+                (self.post, self.head) = (next, self.head.wrapping_add(1));
                 Ok(ds)
             } else {
                 self.build_other::<T>(ring, wr, objects)
@@ -499,17 +591,34 @@ impl SendQueue {
         self.producer.reset();
     }
 
-    /// Posts one work request of a usual kind. False: it is something else, and nothing was done.
+    /// Posts one work request of a plain kind. False: it is something else, and nothing was done.
     #[inline(always)]
     pub(super) fn post_usual<'a>(&mut self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> bool {
+        let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return false };
+        let Some(register) = &register.enter() else { return false };
+        self.producer.transport <= transport::UC && self.producer.post_usual(ring, register, wr, objects)
+    }
+
+    /// Posts a list of them, of more than one. False: there is something else, and nothing was done.
+    #[inline(always)]
+    pub(super) fn post_usual_list<'a>(&mut self, wrs: SendWrs<'a>, objects: impl Objects<'a, Ah>) -> bool {
+        let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return false };
+        let Some(register) = &register.enter() else { return false };
+        self.producer.transport <= transport::UC
+            && self.producer.post_list::<{ transport::RC }, false>(ring, register, wrs, objects)
+    }
+
+    /// As [`SendQueue::post_usual_list`], of all kinds that take no call, and of one or more.
+    #[inline(always)]
+    pub(super) fn post_list<'a>(&mut self, wrs: SendWrs<'a>, objects: impl Objects<'a, Ah>) -> bool {
         let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return false };
         let Some(register) = &register.enter() else { return false };
         let producer = &mut self.producer;
         match producer.transport {
             transport::RC | transport::UC => {
-                producer.post_usual::<{ transport::RC }>(ring, register, wr, objects)
+                producer.post_list::<{ transport::RC }, true>(ring, register, wrs, objects)
             }
-            transport::UD => producer.post_usual::<{ transport::UD }>(ring, register, wr, objects),
+            transport::UD => producer.post_list::<{ transport::UD }, true>(ring, register, wrs, objects),
             _ => false,
         }
     }

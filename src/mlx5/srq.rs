@@ -1,7 +1,7 @@
 //! Shared receive queues: a list of WQEs, linked by index through their first segment. The device takes from its head, we add
 //! at its tail what completed.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::Arc;
 
 use super::dbrec::Dbrec;
@@ -16,6 +16,7 @@ use crate::family::{Refused, SharedReceiveQueue};
 use crate::ha::ledger::Fate;
 use crate::hw::barrier::udma_to_device_barrier;
 use crate::hw::dma::Units;
+use crate::hw::table::Table;
 use crate::sync::{Locking, SpinLock};
 
 /// What posts and completions change.
@@ -26,21 +27,17 @@ struct List {
     tail: u16,
     /// Posted since the start: the doorbell record.
     counter: u16,
-    /// A bit for each WQE that the device has. It says which completions can be believed.
-    posted: Box<[u64]>,
 }
 
-impl List {
-    fn bit(&mut self, index: u16) -> Option<(&mut u64, u64)> {
-        let word = self.posted.get_mut(usize::from(index) / 64)?;
-        Some((word, 1 << (index % 64)))
-    }
-}
-
-/// The queue, shared with the CQs whose completions name it.
+/// The queue, shared with the CQs whose completions name it. All of it but `closed` is reached under the list's lock.
 #[derive(Debug)]
 pub(super) struct Inner {
-    wr_ids: Box<[AtomicU64]>,
+    wr_ids: Table<AtomicU64>,
+    /// The WQE after each, as its first segment says it to the device, which is not asked: to find the next one there took a
+    /// post 10 cycles, of which none could be done meanwhile.
+    links: Table<AtomicU16>,
+    /// Whether the device has the WQE. It says which completions can be believed.
+    posted: Table<AtomicBool>,
     units: Units,
     log_units: u32,
     max_sge: u32,
@@ -64,19 +61,19 @@ impl Inner {
     pub(super) fn new(shape: Shape, units: Units, dbrec: Arc<Dbrec>, locking: Locking) -> Inner {
         let Shape { count, log_units } = shape;
         let last = (count - 1) as u16;
-        for index in 0..last {
-            units.put(u32::from(index) << log_units, wqe::srq_next(index + 1));
-        }
-        let posted = vec![0; (count as usize).div_ceil(64)].into();
-        Inner {
-            wr_ids: (0..count).map(|_| AtomicU64::new(0)).collect(),
+        let queue = Inner {
+            wr_ids: Table::new(count, || AtomicU64::new(0)),
+            links: Table::new(count, || AtomicU16::new(0)),
+            posted: Table::new(count, || AtomicBool::new(false)),
             units,
             log_units,
             max_sge: shape.max_sge(),
-            list: SpinLock::with(locking, List { head: 0, tail: last, counter: 0, posted }),
+            list: SpinLock::with(locking, List { head: 0, tail: last, counter: 0 }),
             closed: AtomicBool::new(false),
             dbrec,
-        }
+        };
+        (0..last).for_each(|index| queue.link(index, index + 1));
+        queue
     }
 
     /// Tells the device that `counter` receives were posted since the start.
@@ -90,14 +87,24 @@ impl Inner {
         }
     }
 
-    #[inline]
-    fn next(&self, index: u16) -> u16 {
-        wqe::srq_next_of(self.units.get(u32::from(index) << self.log_units))
+    /// Links `next` behind `index`.
+    #[inline(always)]
+    fn link(&self, index: u16, next: u16) {
+        // ORDER: Relaxed: under the lock, as all of these.
+        self.links.at(u32::from(index)).store(next, Ordering::Relaxed);
+        self.units.put(u32::from(index) << self.log_units, wqe::srq_next(next));
     }
 
-    #[inline]
-    fn link(&self, index: u16, next: u16) {
-        self.units.put(u32::from(index) << self.log_units, wqe::srq_next(next));
+    /// The WQE at `index`, the list's first, is posted: which is the first one then.
+    #[inline(always)]
+    fn take(&self, index: u16, wr_id: u64) -> u16 {
+        let at = u32::from(index);
+        // ORDER: Relaxed, as in `link`.
+        self.wr_ids.at(at).store(wr_id, Ordering::Relaxed);
+        // ORDER: Relaxed, as in `link`.
+        self.posted.at(at).store(true, Ordering::Relaxed);
+        // ORDER: Relaxed, as in `link`.
+        self.links.at(at).load(Ordering::Relaxed)
     }
 
     fn post_one(&self, list: &mut List, wr: &RecvWr<'_>) -> Result<(), Errno> {
@@ -109,13 +116,7 @@ impl Inner {
         if index == list.tail {
             return Err(Errno::ENOMEM);
         }
-        let slot = self.wr_ids.get(usize::from(index)).ok_or(Errno::EIO)?;
-        // ORDER: Relaxed: under the lock.
-        slot.store(wr.wr_id(), Ordering::Relaxed);
-        if let Some((word, bit)) = list.bit(index) {
-            *word |= bit;
-        }
-        list.head = self.next(index);
+        list.head = self.take(index, wr.wr_id());
         let mut at = (u32::from(index) << self.log_units) + 1;
         for sge in sges {
             self.units.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
@@ -126,6 +127,31 @@ impl Inner {
         }
         list.counter = list.counter.wrapping_add(1);
         Ok(())
+    }
+
+    /// Posts a list of receives with one entry each, not an empty one, if this thread owns the lock. False: there is something else, and
+    /// nothing was done that counts. It calls nothing.
+    #[inline(always)]
+    fn post_usual(&self, wrs: RecvWrs<'_>) -> bool {
+        let Some(mut list) = self.list.lock_own() else { return false };
+        let (units, log_units, max_sge) = (self.units.view(), self.log_units, self.max_sge);
+        let List { mut head, tail, mut counter } = *list;
+        for wr in wrs {
+            let Some(sge) = wr.only_sge() else { return false };
+            if head == tail || max_sge == 0 {
+                return false;
+            }
+            let at = (u32::from(head) << log_units) + 1;
+            units.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
+            if max_sge > 1 {
+                units.put(at + 1, wqe::DATA_END);
+            }
+            head = self.take(head, wr.wr_id());
+            counter = counter.wrapping_add(1);
+        }
+        (list.head, list.counter) = (head, counter);
+        self.publish(counter);
+        true
     }
 
     fn post(&self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
@@ -144,37 +170,53 @@ impl Inner {
         result
     }
 
-    /// The receive in place `index` completed: its `wr_id`. `None` where the device does not have it.
-    pub(super) fn complete(&self, index: u16) -> Option<u64> {
-        let mut list = self.list.lock();
-        let (word, bit) = list.bit(index)?;
-        if *word & bit == 0 {
-            return None;
+    /// The receive in place `index`, if the device has it, has no more: whether that is so.
+    #[inline(always)]
+    fn give_back(&self, list: &mut List, index: u16) -> bool {
+        let at = u32::from(index);
+        let posted = self.posted.at(at);
+        // ORDER: Relaxed, as in `link`.
+        if at >= self.posted.len() || !posted.load(Ordering::Relaxed) {
+            return false;
         }
-        *word &= !bit;
+        // ORDER: Relaxed, as in `link`.
+        posted.store(false, Ordering::Relaxed);
         self.link(list.tail, index);
         list.tail = index;
-        // ORDER: Relaxed: under the lock; without it the slot might be posted again.
-        self.wr_ids.get(usize::from(index)).map(|slot| slot.load(Ordering::Relaxed))
+        true
+    }
+
+    #[inline(always)]
+    fn complete_in(&self, list: &mut List, index: u16) -> Option<u64> {
+        // ORDER: Relaxed, as in `link`; without the lock the place might be posted again.
+        self.give_back(list, index).then(|| self.wr_ids.at(u32::from(index)).load(Ordering::Relaxed))
+    }
+
+    /// [`Inner::complete`], if this thread owns the lock; it calls nothing.
+    #[inline(always)]
+    pub(super) fn complete_own(&self, index: u16) -> Option<u64> {
+        self.complete_in(&mut *self.list.lock_own()?, index)
+    }
+
+    /// The receive in place `index` completed: its `wr_id`. `None` where the device does not have it.
+    #[inline(always)]
+    pub(super) fn complete(&self, index: u16) -> Option<u64> {
+        #[inline(never)]
+        fn any(queue: &Inner, index: u16) -> Option<u64> {
+            queue.complete_in(&mut queue.list.lock(), index)
+        }
+        match self.list.lock_own() {
+            Some(mut list) => self.complete_in(&mut list, index),
+            None => any(self, index),
+        }
     }
 
     /// The receive in place `index` found a page missing, which is there now: it is posted once more, unseen by anybody.
     pub(super) fn repost(&self, index: u16) -> Option<()> {
         let mut list = self.list.lock();
-        let (word, bit) = list.bit(index)?;
-        if *word & bit == 0 {
-            return None;
-        }
-        *word &= !bit;
-        self.link(list.tail, index);
-        list.tail = index;
+        let wr_id = self.complete_in(&mut list, index)?;
         let to = list.head;
-        list.head = self.next(to);
-        let (word, bit) = list.bit(to)?;
-        *word |= bit;
-        let (from_slot, to_slot) = (self.wr_ids.get(usize::from(index))?, self.wr_ids.get(usize::from(to))?);
-        // ORDER: Relaxed: under the lock.
-        to_slot.store(from_slot.load(Ordering::Relaxed), Ordering::Relaxed);
+        list.head = self.take(to, wr_id);
         let (from, to) = (u32::from(index) << self.log_units, u32::from(to) << self.log_units);
         for at in 1..1 << self.log_units {
             self.units.put(to + at, self.units.get(from + at));
@@ -192,20 +234,12 @@ impl Inner {
 
     /// What was posted and has not completed, in no order.
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
-        let list = self.list.lock();
-        let posted =
-            |index: usize| list.posted.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 != 0);
-        self.wr_ids
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| posted(*index))
-            // ORDER: Relaxed: under the lock.
-            .map(|(_, slot)| Outstanding {
-                wr_id: slot.load(Ordering::Relaxed),
-                opcode: IBV_WC_RECV,
-                fate: Fate::Unknown,
-            })
-            .collect()
+        let _list = self.list.lock();
+        // ORDER: Relaxed, as in `link`, both.
+        let posted = self.posted.iter().map(|posted| posted.load(Ordering::Relaxed));
+        let wr_ids = self.wr_ids.iter().map(|wr_id| wr_id.load(Ordering::Relaxed));
+        let posted = posted.zip(wr_ids).filter(|(posted, _)| *posted);
+        posted.map(|(_, wr_id)| Outstanding { wr_id, opcode: IBV_WC_RECV, fate: Fate::Unknown }).collect()
     }
 }
 
@@ -218,6 +252,11 @@ impl Srq {
 }
 
 impl SharedReceiveQueue for Srq {
+    #[inline(always)]
+    fn post_usual_recvs(&self, wrs: RecvWrs<'_>) -> bool {
+        self.inner.post_usual(wrs)
+    }
+
     fn post_recv(&self, wrs: RecvWrs<'_>) -> Result<(), Refused<ibv_recv_wr>> {
         self.inner.post(wrs)
     }

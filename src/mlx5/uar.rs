@@ -13,7 +13,7 @@ use super::ring::SND_DBR;
 use super::wqe;
 use crate::error::{Errno, Error, Step as _};
 use crate::hw::barrier::{mmio_flush_writes, mmio_wc_start, udma_to_device_barrier};
-use crate::hw::dma::{Block, Blocks, Record};
+use crate::hw::dma::{BlockView, Record};
 use crate::hw::mmio::{Halves, Mapping, Registers};
 use crate::log;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -67,14 +67,7 @@ pub(super) struct Entered<'a> {
 impl Entered<'_> {
     /// As [`Register::ring`].
     #[inline(always)]
-    pub(super) fn ring(
-        &self,
-        record: &Record,
-        post: u32,
-        blocks: &Blocks,
-        last: (u32, Block<'_>),
-        burst: u32,
-    ) {
+    pub(super) fn ring(&self, record: &Record, post: u32, blocks: BlockView<'_>, last: u32, burst: u32) {
         self.register.ring_entered(record, post, blocks, last, burst);
     }
 }
@@ -101,14 +94,7 @@ impl Register {
     ///
     /// PRM: post_send_db of rdma-core. The caller holds the send queue's lock.
     #[inline(always)]
-    pub(super) fn ring(
-        &self,
-        record: &Record,
-        post: u32,
-        blocks: &Blocks,
-        last: (u32, Block<'_>),
-        burst: u32,
-    ) {
+    pub(super) fn ring(&self, record: &Record, post: u32, blocks: BlockView<'_>, last: u32, burst: u32) {
         let _guard = self.shared.then(|| self.lock.lock());
         self.ring_entered(record, post, blocks, last, burst);
     }
@@ -121,7 +107,7 @@ impl Register {
     }
 
     #[inline(always)]
-    fn ring_entered(&self, record: &Record, post: u32, blocks: &Blocks, last: (u32, Block<'_>), burst: u32) {
+    fn ring_entered(&self, record: &Record, post: u32, blocks: BlockView<'_>, last: u32, burst: u32) {
         // The WQEs are in memory before the record lets the device read them.
         udma_to_device_barrier();
         record.store::<SND_DBR>(post & 0xffff);
@@ -132,7 +118,8 @@ impl Register {
 
     /// The stores themselves, within the lock that orders them.
     #[inline(always)]
-    fn store(&self, blocks: &Blocks, (at, block): (u32, Block<'_>), burst: u32) {
+    fn store(&self, blocks: BlockView<'_>, last: u32, burst: u32) {
+        let block = blocks.at(last);
         // ORDER: Relaxed: ordered by the lock, this register's or the send queue's.
         let turn = self.turn.load(Ordering::Relaxed);
         if burst == 0 {
@@ -141,7 +128,7 @@ impl Register {
             self.halves.store_burst(turn, 0, block);
             if burst > wqe::UNITS_PER_BB {
                 for more in 1..wqe::blocks(burst) {
-                    self.halves.store_burst(turn, more, blocks.at(at.wrapping_add(more)));
+                    self.halves.store_burst(turn, more, blocks.at(last.wrapping_add(more)));
                 }
             }
         }

@@ -167,12 +167,6 @@ pub(super) const fn srq_next(index: u16) -> Unit {
     [be(index as u32, 0), 0]
 }
 
-/// The index in a [`srq_next`].
-#[inline(always)]
-pub(super) const fn srq_next_of(unit: Unit) -> u16 {
-    (u64::from_be(unit[0]) >> 32) as u16
-}
-
 /// An address vector, `struct mlx5_wqe_av`: all of the datagram segment but the receiver's QP number and Q_Key.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Av {

@@ -597,7 +597,7 @@ pub(crate) unsafe fn answer<W>(result: Result<(), Refused<W>>, bad_wr: *mut *mut
 }
 
 /// `post_send`. A work request of a usual kind, on a queue that this thread owns, is done without a call, and so without a register
-/// saved or a value spilled; everything else goes to [`post_any_send`].
+/// saved or a value spilled; everything else goes to [`post_sends`].
 ///
 /// # Safety
 /// ibv_post_send(3), for a QP of family `F`.
@@ -606,18 +606,67 @@ pub(crate) unsafe extern "C" fn post_send<F: Family>(
     wr: *mut ibv_send_wr,
     bad_wr: *mut *mut ibv_send_wr,
 ) -> c_int {
+    if wr.is_null() || bad_wr.is_null() {
+        // SAFETY: the caller's word.
+        return unsafe { post_any_send::<F>(qp, wr, bad_wr) };
+    }
+    // SAFETY: the caller's word: a valid list.
+    let Some(wr) = unsafe { SendWrs::from_ptr(wr) }.only() else {
+        // SAFETY: the caller's word.
+        return unsafe { post_sends::<F>(qp, wr, bad_wr) };
+    };
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(qp) };
+    // SAFETY: the caller's word: what the request names is alive.
+    let objects = unsafe { WrObjects::<F>::new() };
+    if ours.queues.post_usual_send(wr, objects) {
+        return 0;
+    }
+    // SAFETY: the caller's word.
+    unsafe { post_most_sends::<F>(qp, wr.as_ptr(), bad_wr) }
+}
+
+/// As [`post_send`], of a list.
+///
+/// # Safety
+/// As for [`post_send`]; no argument is NULL.
+#[inline(never)]
+unsafe extern "C" fn post_sends<F: Family>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_send_wr,
+    bad_wr: *mut *mut ibv_send_wr,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(qp) };
     // SAFETY: the caller's word: a valid list.
     let wrs = unsafe { SendWrs::from_ptr(wr) };
-    if let Some(wr) = wrs.only()
-        && !bad_wr.is_null()
-    {
-        // SAFETY: the caller's word.
-        let ours = unsafe { ours::<F>(qp) };
-        // SAFETY: the caller's word: what the request names is alive.
-        let objects = unsafe { WrObjects::<F>::new() };
-        if ours.queues.post_usual_send(wr, objects) {
-            return 0;
-        }
+    // SAFETY: the caller's word: what the list names is alive.
+    let objects = unsafe { WrObjects::<F>::new() };
+    if ours.queues.post_usual_sends(wrs, objects) {
+        return 0;
+    }
+    // SAFETY: the caller's word.
+    unsafe { post_most_sends::<F>(qp, wr, bad_wr) }
+}
+
+/// As [`post_send`], of a list or one of more kinds: a function of its own, since what these need takes registers from the others.
+///
+/// # Safety
+/// As for [`post_send`]; no argument is NULL.
+#[inline(never)]
+unsafe extern "C" fn post_most_sends<F: Family>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_send_wr,
+    bad_wr: *mut *mut ibv_send_wr,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(qp) };
+    // SAFETY: the caller's word: a valid list.
+    let wrs = unsafe { SendWrs::from_ptr(wr) };
+    // SAFETY: the caller's word: what the list names is alive.
+    let objects = unsafe { WrObjects::<F>::new() };
+    if ours.queues.post_most_sends(wrs, objects) {
+        return 0;
     }
     // SAFETY: the caller's word.
     unsafe { post_any_send::<F>(qp, wr, bad_wr) }
@@ -663,6 +712,28 @@ pub(crate) unsafe extern "C" fn post_recv<F: Family>(
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(qp) };
         if ours.queues.post_usual_recv(wr) {
+            return 0;
+        }
+    }
+    // SAFETY: the caller's word.
+    unsafe { post_recvs::<F>(qp, wr, bad_wr) }
+}
+
+/// As [`post_recv`], of a list.
+///
+/// # Safety
+/// As for [`post_recv`].
+#[inline(never)]
+unsafe extern "C" fn post_recvs<F: Family>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_recv_wr,
+    bad_wr: *mut *mut ibv_recv_wr,
+) -> c_int {
+    if !wr.is_null() && !bad_wr.is_null() {
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(qp) };
+        // SAFETY: the caller's word: a valid list.
+        if ours.queues.post_usual_recvs(unsafe { RecvWrs::from_ptr(wr) }) {
             return 0;
         }
     }

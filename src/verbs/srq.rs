@@ -252,12 +252,27 @@ pub(crate) unsafe extern "C" fn post_srq_recv<F: Family>(
     wr: *mut ibv_recv_wr,
     bad_wr: *mut *mut ibv_recv_wr,
 ) -> c_int {
+    #[inline(never)]
+    unsafe extern "C" fn any<F: Family>(
+        srq: *mut ibv_srq,
+        wr: *mut ibv_recv_wr,
+        bad_wr: *mut *mut ibv_recv_wr,
+    ) -> c_int {
+        // SAFETY: the caller's word.
+        let ours = unsafe { ours::<F>(srq) };
+        // SAFETY: the caller's word: a valid list.
+        let wrs = unsafe { RecvWrs::from_ptr(wr) };
+        // SAFETY: the caller's word: `bad_wr` may be written.
+        unsafe { super::qp::answer(ours.queue.post_recv(wrs), bad_wr) }
+    }
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(srq) };
     // SAFETY: the caller's word: a valid list.
-    let wrs = unsafe { RecvWrs::from_ptr(wr) };
-    // SAFETY: the caller's word: `bad_wr` may be written.
-    unsafe { super::qp::answer(ours.queue.post_recv(wrs), bad_wr) }
+    if !wr.is_null() && ours.queue.post_usual_recvs(unsafe { RecvWrs::from_ptr(wr) }) {
+        return 0;
+    }
+    // SAFETY: the caller's word.
+    unsafe { any::<F>(srq, wr, bad_wr) }
 }
 
 /// `get_srq_num`.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::*;
 use crate::abi::host::ForkRanges;
 use crate::ha::models::check;
-use crate::hw::dma::Memory;
+use crate::hw::dma::{Blocks, Memory};
 use crate::uapi::DriverId;
 use crate::uapi::sys::twin::Kernel;
 
@@ -38,7 +38,7 @@ fn two_queues_that_share_a_register_take_turns() {
             let register = register.clone();
             loom::thread::spawn(move || {
                 let (record, blocks) = queue(number);
-                register.ring(&record, 1, &blocks, (0, blocks.at(0)), 0);
+                register.ring(&record, 1, blocks.view(), 0, 0);
             })
         });
         for thread in threads {
