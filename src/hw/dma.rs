@@ -4,7 +4,8 @@
 //! after [`barrier`](super::barrier)s, and writes completions.
 //!
 //! Invariants:
-//! - D1: a [`Memory`] is one anonymous mapping, readable and writable, until its last owner is gone; owners are the rings and
+//! - D1: a [`Memory`] is one anonymous mapping, readable and writable, until its last owner is gone, and in [`Pages`] after
+//!   that; owners are the rings and
 //!   records in it, and they outlive the kernel's object (the verbs layer destroys that first).
 //! - D2: the places of a ring are a power of two, all within its memory: a masked index is always a valid place.
 //! - D3: nothing read back from this memory is an address of ours, except the data segments of a posted work request, which
@@ -15,7 +16,7 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::abi::host::ForkRanges;
 use crate::abi::wr::UserBytes;
@@ -30,49 +31,151 @@ pub const ENTRY: usize = 64;
 /// Pages for a device.
 #[derive(Debug)]
 pub struct Memory {
-    map: Map,
-    fork: ForkRanges,
+    /// There until the memory is dropped.
+    map: Option<Map>,
+    start: NonNull<u8>,
+    len: usize,
+    pages: Arc<Pages>,
 }
+
+// SAFETY: as for [`Map`]: an address, and nothing is read or written through it here.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.fork.release(self.map.as_ptr(), self.map.len());
+        if let Some(map) = self.map.take() {
+            self.pages.give_back(map);
+        }
+    }
+}
+
+/// Where a context's memory comes from, and goes to for a while: the kernel takes longer to map and unmap pages, and to hand them out
+/// zeroed, than to make a queue pair of them (two thirds of `ibv_destroy_qp`).
+///
+/// What is given back was a queue that the kernel destroyed, so that no device writes there any more; once the device is
+/// dying, nothing new is made on its context.
+#[derive(Debug)]
+pub struct Pages {
+    fork: ForkRanges,
+    /// The process that these mappings belong to: a forked child may have none of them.
+    process: u32,
+    free: Mutex<Vec<Map>>,
+}
+
+/// Mappings that are kept, and their bytes, at most.
+const KEPT: usize = 32;
+const KEPT_LEN: usize = 1 << 20;
+
+impl Default for Pages {
+    fn default() -> Pages {
+        Pages::with(ForkRanges::default())
+    }
+}
+
+impl Pages {
+    /// What a forked child gets of them is as `fork` says.
+    #[must_use]
+    pub fn new(fork: ForkRanges) -> Arc<Pages> {
+        Arc::new(Pages::with(fork))
+    }
+
+    fn with(fork: ForkRanges) -> Pages {
+        Pages { fork, process: std::process::id(), free: Mutex::default() }
+    }
+
+    fn free(&self) -> MutexGuard<'_, Vec<Map>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At least `len` zeroed bytes, from the start of a page.
+    ///
+    /// # Errors
+    /// `ENOMEM`; `EINVAL` for no bytes.
+    pub fn take(self: &Arc<Pages>, len: usize) -> Result<Arc<Memory>, Errno> {
+        let len = len.checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
+        let map = match self.used(len) {
+            Some(map) => map,
+            None => {
+                let map = sys::map_memory(len)?;
+                // Copy on write after a fork would leave the device with one copy and us with the other.
+                self.fork.keep(map.as_ptr(), len)?;
+                map
+            }
+        };
+        let start = map.as_ptr();
+        Ok(Arc::new(Memory { map: Some(map), start, len, pages: self.clone() }))
+    }
+
+    /// One that was given back, zeroed.
+    fn used(&self, len: usize) -> Option<Map> {
+        let map = {
+            let mut free = self.free();
+            let at = free.iter().rposition(|map| map.len() == len)?;
+            free.swap_remove(at)
+        };
+        if self.process != std::process::id() {
+            // Not for us to use, nor to unmap.
+            let _ = core::mem::ManuallyDrop::new(map);
+            return None;
+        }
+        // SAFETY: D1: a mapping of `len` bytes that nobody has.
+        unsafe { map.as_ptr().write_bytes(0, len) };
+        Some(map)
+    }
+
+    fn give_back(&self, map: Map) {
+        {
+            let mut free = self.free();
+            let len: usize = free.iter().map(Map::len).sum();
+            if free.len() < KEPT && len + map.len() <= KEPT_LEN {
+                free.push(map);
+                return;
+            }
+        }
+        self.fork.release(map.as_ptr(), map.len());
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        let free = self.free.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for map in free.drain(..) {
+            self.fork.release(map.as_ptr(), map.len());
+        }
     }
 }
 
 impl Memory {
-    /// At least `len` zeroed bytes, from the start of a page; what a forked child gets of them is as `fork` says.
+    /// Pages that are not kept when they are given back.
     ///
     /// # Errors
-    /// `ENOMEM`; `EINVAL` for no bytes.
+    /// As [`Pages::take`].
     pub fn new(len: usize, fork: ForkRanges) -> Result<Arc<Memory>, Errno> {
-        let len = len.checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
-        let map = sys::map_memory(len)?;
-        // Copy on write after a fork would leave the device with one copy and us with the other.
-        fork.keep(map.as_ptr(), len)?;
-        Ok(Arc::new(Memory { map, fork }))
+        Pages::new(fork).take(len)
     }
 
     /// The address that the kernel is told, `offset` bytes in.
     #[must_use]
     pub fn address(&self, offset: usize) -> u64 {
-        (self.map.as_ptr().as_ptr().expose_provenance() + offset) as u64
+        (self.start.as_ptr().expose_provenance() + offset) as u64
     }
 
     /// Bytes.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.map.len()
+        self.len
     }
 
     /// The place `offset` bytes in, if `len` bytes from there are within.
     fn place(&self, offset: usize, len: usize) -> Result<NonNull<u8>, Errno> {
-        if offset.checked_add(len).is_none_or(|end| end > self.map.len()) {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(Errno::ERANGE);
         }
         // SAFETY: D1 and the test above.
-        Ok(unsafe { self.map.as_ptr().add(offset) })
+        Ok(unsafe { self.start.add(offset) })
     }
 }
 
@@ -377,12 +480,12 @@ impl Entries {
     ///
     /// # Errors
     /// `EINVAL` for other numbers; `ENOMEM`.
-    pub fn new(count: u32, size: u32, fork: ForkRanges) -> Result<Entries, Errno> {
+    pub fn new(count: u32, size: u32, pages: &Arc<Pages>) -> Result<Entries, Errno> {
         if !count.is_power_of_two() || !matches!(size, 64 | 128) {
             return Err(Errno::EINVAL);
         }
         let len = (count as usize).checked_mul(size as usize).ok_or(Errno::ENOMEM)?;
-        let memory = Memory::new(len, fork)?;
+        let memory = pages.take(len)?;
         let base = memory.place(size as usize - ENTRY, ENTRY)?;
         Ok(Entries { ring: Ring { base, mask: count - 1, shift: size.trailing_zeros() }, memory })
     }
@@ -699,8 +802,8 @@ mod tests {
             assert_eq!(Units::new(&memory, offset, count).unwrap_err(), Errno::ERANGE, "{offset} {count}");
         }
         assert_eq!(Record::new(&memory, 4096).unwrap_err(), Errno::ERANGE);
-        assert_eq!(Entries::new(3, 64, ForkRanges::default()).unwrap_err(), Errno::EINVAL);
-        assert_eq!(Entries::new(4, 32, ForkRanges::default()).unwrap_err(), Errno::EINVAL);
+        assert_eq!(Entries::new(3, 64, &Arc::default()).unwrap_err(), Errno::EINVAL);
+        assert_eq!(Entries::new(4, 32, &Arc::default()).unwrap_err(), Errno::EINVAL);
     }
 
     #[test]
@@ -734,7 +837,7 @@ mod tests {
     fn a_consumer_tells_of_the_next_entry_and_outlives_the_ring() {
         let _kernel = Kernel::real();
         for size in [64, 128] {
-            let entries = Entries::new(2, size, ForkRanges::default()).unwrap();
+            let entries = Entries::new(2, size, &Arc::default()).unwrap();
             let consumer = Consumer::new(&entries);
             entries.entry(0).set::<63>(0xf0);
             assert!(consumer.finds_nothing());
@@ -753,13 +856,39 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_used_again_and_zeroed() {
+        let _kernel = Kernel::real();
+        let pages = Arc::new(Pages::default());
+        let first = pages.take(100).unwrap();
+        let (address, units) = (first.address(0), Units::new(&first, 0, 8).unwrap());
+        units.put(7, [1, 2]);
+        drop(first);
+        assert_ne!(pages.take(100).unwrap().address(0), address, "the ring still has it");
+        drop(units);
+        // The one just given back is of the same size; both are there.
+        let (one, other) = (pages.take(4096).unwrap(), pages.take(1).unwrap());
+        let again = if one.address(0) == address { &one } else { &other };
+        assert_eq!(again.address(0), address);
+        assert_eq!(Units::new(again, 0, 8).unwrap().get(7), [0, 0]);
+        assert_ne!(pages.take(8192).unwrap().address(0), address);
+        // No more than so many, and not so long.
+        drop((0..2 * KEPT).map(|_| pages.take(4096).unwrap()).collect::<Vec<_>>());
+        assert_eq!(pages.free().len(), KEPT);
+        pages.free().clear();
+        drop(pages.take(KEPT_LEN + 1).unwrap());
+        assert!(pages.free().is_empty());
+        drop([pages.take(KEPT_LEN / 2).unwrap(), pages.take(KEPT_LEN / 2 + 1).unwrap()]);
+        assert_eq!(pages.free().len(), 1);
+    }
+
+    #[test]
     fn an_entry_of_128_bytes_is_its_second_half() {
         let _kernel = Kernel::real();
-        let entries = Entries::new(2, 128, ForkRanges::default()).unwrap();
+        let entries = Entries::new(2, 128, &Arc::default()).unwrap();
         entries.entry(1).set::<63>(9);
         entries.entry(2).copy(entries.entry(1));
         assert_eq!((entries.entry(0).first::<63>(), entries.entry(3).first::<63>()), (9, 9));
         assert_eq!(entries.entry(0).front(), Some([0; 64]));
-        assert_eq!(Entries::new(2, 64, ForkRanges::default()).unwrap().entry(0).front(), None);
+        assert_eq!(Entries::new(2, 64, &Arc::default()).unwrap().entry(0).front(), None);
     }
 }

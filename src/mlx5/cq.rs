@@ -13,7 +13,6 @@ use super::dbrec::Dbrec;
 use super::op::Noted;
 use super::ring::{Key, Outstanding, Owner, Receives};
 use super::srq;
-use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
 use crate::abi::wc::Success;
 use crate::error::Errno;
@@ -21,7 +20,7 @@ use crate::family::{self, CompletionQueue, Head, Next};
 use crate::ha::flush::Flush;
 use crate::ha::life::Life;
 use crate::hw::barrier::{udma_from_device_barrier, udma_to_device_barrier};
-use crate::hw::dma::{Consumer, Entries};
+use crate::hw::dma::{Consumer, Entries, Pages};
 use crate::hw::table::{Table, View};
 use crate::log;
 use crate::uapi::{CmdFd, Handle};
@@ -190,7 +189,7 @@ pub struct Cq {
     /// Once the device is gone: the walk round the queues, and the entries that it wrote, which are not looked at any more.
     flush: Flush,
     left: Option<Entries>,
-    fork: ForkRanges,
+    pages: Arc<Pages>,
 }
 
 /// A completion that `ibv_wc_read_*` tell of.
@@ -470,7 +469,7 @@ impl Cq {
         dbrec: Arc<Dbrec>,
         clock: Option<Arc<Clock>>,
         life: Arc<Life>,
-        fork: ForkRanges,
+        pages: Arc<Pages>,
     ) -> Cq {
         let consumer = Arc::new(Consumer::new(&entries));
         Cq {
@@ -485,7 +484,7 @@ impl Cq {
             life,
             flush: Flush::default(),
             left: None,
-            fork,
+            pages,
         }
     }
 
@@ -791,7 +790,7 @@ impl Cq {
         if self.written(self.consumer()).is_some() {
             return Ok(false);
         }
-        let own = Entries::new(1, 64, self.fork)?;
+        let own = Entries::new(1, 64, &self.pages)?;
         Cq::prepare(&own);
         self.consumer.hide();
         self.left = Some(core::mem::replace(&mut self.entries, own));

@@ -47,7 +47,7 @@ pub fn fuzz_cq(data: &[u8]) {
     let _kernel = Kernel::real();
     let pool = Pool::new(64, ForkRanges::default());
     let size = if shape[0] & 1 == 0 { 64 } else { 128 };
-    let (Ok(entries), Ok(dbrec)) = (Entries::new(16, size, ForkRanges::default()), pool.take()) else {
+    let (Ok(entries), Ok(dbrec)) = (Entries::new(16, size, &Arc::default()), pool.take()) else {
         return;
     };
     // No data inside of entries: what they name would be written to, and nothing here is a buffer.
@@ -66,7 +66,7 @@ pub fn fuzz_cq(data: &[u8]) {
         entry.set::<63>(byte() & !0x0c);
     }
     let by_uidx = shape[1] & 1 == 0;
-    let mut cq = Cq::new(entries, by_uidx, dbrec, None, Arc::default(), ForkRanges::default());
+    let mut cq = Cq::new(entries, by_uidx, dbrec, None, Arc::default(), Arc::default());
     let mut owners = Vec::new();
     for (key, shared) in [(0, false), (1, true)] {
         let name = if by_uidx { Key::user_index(key) } else { Key::qp(key) };

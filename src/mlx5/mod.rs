@@ -51,7 +51,7 @@ use crate::family::{
     QueuePair, Refused, SrqRequest, Verbs,
 };
 use crate::ha::ledger::Fate;
-use crate::hw::dma::{Blocks, Entries, Memory, Units};
+use crate::hw::dma::{Blocks, Entries, Pages, Units};
 use crate::hw::mmio::DeviceMemory;
 use crate::log;
 use crate::sync::SpinLock;
@@ -138,7 +138,7 @@ pub struct Mlx5 {
     indices: Arc<Indices>,
     clock: Arc<clock::Clock>,
     /// For memory that the device uses.
-    fork: ForkRanges,
+    pages: Arc<Pages>,
     /// The device has atomics.
     atomics: bool,
     /// Of each port, whether it is Ethernet and whether it wants a global header.
@@ -287,7 +287,7 @@ impl Mlx5 {
             records: Pool::new(resp.cache_line_size, fork),
             indices: Arc::default(),
             clock,
-            fork,
+            pages: Pages::new(fork),
             atomics,
             ports,
             resp,
@@ -509,7 +509,7 @@ impl Family for Mlx5 {
             return Err(Error::new("find a wall clock for completions", Errno::EOPNOTSUPP));
         }
         let clock = (wallclock && !real_time).then(|| self.clock.clone());
-        let entries = Entries::new(count, size, self.fork).step("allocate the completion queue")?;
+        let entries = Entries::new(count, size, &self.pages).step("allocate the completion queue")?;
         Cq::prepare(&entries);
         let dbrec = self.records.take().step("allocate a doorbell record")?;
         let (page_flag, uar_page_index) = match self.uars.cq.page_id {
@@ -540,7 +540,7 @@ impl Family for Mlx5 {
         let mut resp = wire::CreateCqResp::default();
         let made =
             uapi::cq::create(device.fd, &create, Udata::both(&command, &mut resp)).step("create the CQ")?;
-        let cq = Cq::new(entries, self.by_uidx(), dbrec, clock, device.life.clone(), self.fork);
+        let cq = Cq::new(entries, self.by_uidx(), dbrec, clock, device.life.clone(), self.pages.clone());
         let arm = Arm::new(&cq, self.uars.cq.clone(), resp.cqn);
         Ok(CreatedCq { handle: made.handle, queue: cq, arm, cqe: count - 1 })
     }
@@ -555,7 +555,7 @@ impl Family for Mlx5 {
         if count == old {
             return Ok(count - 1);
         }
-        let entries = Entries::new(count, size, self.fork).step("allocate the completion queue")?;
+        let entries = Entries::new(count, size, &self.pages).step("allocate the completion queue")?;
         Cq::prepare(&entries);
         let command =
             wire::ResizeCq { buf_addr: entries.address(), cqe_size: size as u16, ..Default::default() };
@@ -572,7 +572,7 @@ impl Family for Mlx5 {
     ) -> Result<(Created<Srq>, u32), Error> {
         let shape = shape::srq(&self.limits(), request.max_wr, request.max_sge)
             .step("check the SRQ's sizes against the device")?;
-        let memory = Memory::new(shape.bytes(), self.fork).step("allocate the shared receive queue")?;
+        let memory = self.pages.take(shape.bytes()).step("allocate the shared receive queue")?;
         let units = Units::new(&memory, 0, shape.count << shape.log_units)
             .step("lay out the shared receive queue")?;
         let dbrec = self.records.take().step("allocate a doorbell record")?;
@@ -650,7 +650,7 @@ impl Family for Mlx5 {
         let own_receives = request.srq.is_none() && request.qp_type != IBV_QPT_XRC_SEND;
         let sizes = shape::qp(&self.limits(), request.qp_type, request.send_ops, &request.cap, own_receives)
             .step("check the QP's sizes against the device")?;
-        let memory = Memory::new(sizes.bytes(), self.fork).step("allocate the queues")?;
+        let memory = self.pages.take(sizes.bytes()).step("allocate the queues")?;
         let dbrec = self.records.take().step("allocate a doorbell record")?;
         let (index, uidx) = self.index().step("find a user index")?;
         let register = self.register(attached.pd).step("find a doorbell")?;
