@@ -2,15 +2,16 @@
 //!
 //! The program holds one end of a pair of datagram sockets, so that poll, select and epoll work on a descriptor that the
 //! system knows, whatever the program does with it. The queue itself is memory: `read` is taken over, takes an event from
-//! there, and lets the system wait where there is none. A byte lies in the program's socket as long as the queue has
-//! something (POLLIN), and one more is sent for each reader that shall wake up: the system wakes one at a time.
+//! there, and waits in the system's own `read` where there is none, so that whoever looks for threads that wait there, and
+//! interrupts them, finds them as with a kernel. A byte lies in the program's socket as long as the queue has something
+//! (POLLIN), and one more is sent for each reader that shall wake up: the system wakes one at a time.
 //!
 //! When the device goes, a completion channel shows POLLERR for good, and nothing else: our end, which holds a datagram that
 //! nobody reads, is disconnected, and the system then reports a connection reset to the program's. What is reset is reported
 //! once by `read`, which is why no reader may be left in the system at that moment, and none goes there later.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -50,6 +51,15 @@ struct State {
     closed: bool,
     /// Readers that are, or are about to be, in the system.
     readers: usize,
+}
+
+/// What a `read` gave.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// An event's bytes, for the program's buffer.
+    Event(Vec<u8>),
+    /// So many bytes of another file are in the buffer.
+    Other(usize),
 }
 
 /// An event file.
@@ -100,42 +110,44 @@ impl EventFile {
         }
     }
 
-    /// `read(2)` by the program of its descriptor `fd`: the event's bytes.
-    pub(crate) fn read(&self, fd: RawFd, room: usize) -> Result<Vec<u8>, Errno> {
+    /// `read(2)` by the program with `room` bytes. `wait` is the system's own `read` of the same number into the same buffer: it
+    /// takes a byte of this file, or, where the number names another file by now, what that has.
+    pub(crate) fn read(
+        &self,
+        room: usize,
+        mut wait: impl FnMut() -> Result<usize, Errno>,
+    ) -> Result<Taken, Errno> {
         loop {
             let mut state = self.state.lock();
             if let Some(event) = state.queue.front() {
                 if event.bytes.len() > room {
+                    self.show_rest(&mut state);
                     return Err(Errno(libc::EINVAL));
                 }
                 let event = state.queue.pop_front();
-                self.hide_if_empty(&mut state);
-                if !state.queue.is_empty() && state.readers > 0 {
-                    self.show(&mut state);
-                }
+                self.show_rest(&mut state);
                 if let Some(counter) = event.as_ref().and_then(|event| event.counter.as_ref()) {
                     // ORDER: a statistic of its own; the objects' lock orders it with their end.
                     counter.fetch_add(1, Ordering::Relaxed);
                 }
-                return Ok(event.map(|event| event.bytes).unwrap_or_default());
+                return Ok(Taken::Event(event.map(|event| event.bytes).unwrap_or_default()));
             }
             if state.closed {
                 return Err(Errno(libc::EIO));
             }
             // A byte without an event: its object was destroyed while it waited.
-            self.hide_if_empty(&mut state);
+            self.show_rest(&mut state);
             state.readers += 1;
             drop(state);
-            let waited = next::wait_for_byte(fd);
+            let waited = wait();
             let mut state = self.state.lock();
             state.readers -= 1;
             self.left.notify_all();
-            if let Err(errno) = waited
-                && state.queue.is_empty()
-                && !state.closed
-            {
-                // Another file was put under the number meanwhile: who was asleep in this one then is told of its end.
-                return Err(if errno == Errno(libc::ENOTSOCK) { Errno(libc::EIO) } else { errno });
+            match waited {
+                Ok(1) => state.bytes = state.bytes.saturating_sub(1),
+                Ok(len) => return Ok(Taken::Other(len)),
+                Err(errno) if state.queue.is_empty() && !state.closed => return Err(errno),
+                Err(_) => {}
             }
         }
     }
@@ -154,6 +166,14 @@ impl EventFile {
         }
         self.hide_if_empty(&mut state);
         next::disconnect(self.socket.as_raw_fd());
+    }
+
+    /// The program's socket shows what is queued, and that there is more for other readers.
+    fn show_rest(&self, state: &mut State) {
+        self.hide_if_empty(state);
+        if !state.queue.is_empty() && (state.bytes == 0 || state.readers > 0) {
+            self.show(state);
+        }
     }
 
     /// Takes the bytes from the program's socket if nothing is queued.

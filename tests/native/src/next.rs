@@ -134,7 +134,7 @@ next! {
     fcntl(fd: c_int, command: c_int, arg: c_long) -> c_int, -1;
 }
 
-fn failed() -> Errno {
+pub(crate) fn failed() -> Errno {
     Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
 }
 
@@ -180,22 +180,11 @@ pub(crate) fn send_bytes(socket: RawFd, bytes: &[u8]) -> Result<(), Errno> {
     if usize::try_from(sent) == Ok(bytes.len()) { Ok(()) } else { Err(failed()) }
 }
 
-fn receive(socket: RawFd, flags: c_int) -> Result<(), Errno> {
+/// Takes a datagram, if there is one: a reader may have it.
+pub(crate) fn take_byte(socket: RawFd) {
     let mut byte = 0u8;
     // SAFETY: the byte lives here.
-    let received = unsafe { libc::recv(socket, (&raw mut byte).cast(), 1, flags) };
-    if received < 0 { Err(failed()) } else { Ok(()) }
-}
-
-/// Takes a datagram, if there is one.
-pub(crate) fn take_byte(socket: RawFd) {
-    // There is none where a reader in another process took it.
-    let _ = receive(socket, libc::MSG_DONTWAIT);
-}
-
-/// Waits as `read(2)` of the socket waits (non-blocking mode, signals), and takes nothing.
-pub(crate) fn wait_for_byte(socket: RawFd) -> Result<(), Errno> {
-    receive(socket, libc::MSG_PEEK)
+    unsafe { libc::recv(socket, (&raw mut byte).cast(), 1, libc::MSG_DONTWAIT) };
 }
 
 /// Disconnects a socket that has an unread datagram: its peer's poll reports an error.

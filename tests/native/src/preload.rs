@@ -9,6 +9,7 @@ use std::os::fd::IntoRawFd;
 use std::ptr;
 use std::sync::Arc;
 
+use crate::event::Taken;
 use crate::files::{File, Opened};
 use crate::netlink::Netlink;
 use crate::next::{self, set_errno};
@@ -149,10 +150,16 @@ unsafe fn take(fd: c_int, to: *mut c_void, len: usize) -> isize {
         // SAFETY: the caller's contract.
         return unsafe { next::read(fd, to, len) };
     };
-    match file.read(fd, len).and_then(|event| {
-        user::write(to.expose_provenance() as u64, &event)?;
-        Ok(event.len())
-    }) {
+    // SAFETY: the caller's contract.
+    let system = || usize::try_from(unsafe { next::read(fd, to, len) }).map_err(|_| next::failed());
+    let taken = file.read(len, system).and_then(|taken| match taken {
+        Taken::Event(event) => {
+            user::write(to.expose_provenance() as u64, &event)?;
+            Ok(event.len())
+        }
+        Taken::Other(len) => Ok(len),
+    });
+    match taken {
         Ok(len) => len.cast_signed(),
         Err(errno) => fail(errno) as isize,
     }
