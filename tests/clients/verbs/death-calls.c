@@ -183,14 +183,14 @@ static int destroy_one(struct object *o, bool tell)
 	return o->destroy(o->it);
 }
 
-static struct object *choose(struct device *dev, struct chance *r)
+static struct object *choose(struct device *dev, struct chance *r, bool any_order)
 {
 	int n = 0;
 	struct object *chosen = NULL;
 	for (int i = 0; i < dev->objects; i++) {
 		struct object *o = &dev->object[i];
 		/* libibverbs itself keeps a channel that has CQs. */
-		bool free_ = !o->users || (set.any_order && strcmp(o->what, "channel"));
+		bool free_ = !o->users || (any_order && strcmp(o->what, "channel"));
 		if (!o->gone && free_ && !pick(r, (uint32_t)++n))
 			chosen = o;
 	}
@@ -225,7 +225,8 @@ void device_destroy(struct device *dev, bool tell)
 	struct object *o;
 	double t = now();
 	device_stop_posting(dev);
-	while ((o = choose(dev, &r))) {
+	/* A device that lives has its kernel to refuse those that are used. */
+	while ((o = choose(dev, &r, tell && set.any_order))) {
 		int err = destroy_one(o, tell);
 		o->gone = true;
 		for (int i = 0; i < o->n_needs; i++)

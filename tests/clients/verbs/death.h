@@ -200,7 +200,7 @@ void waiter_stop(struct load *l);
 int load_drain(struct load *l);
 /* Posts receives in place of those that completed, while all is well. */
 void load_replenish(struct load *l);
-/* In an order of chance; reports when `tell`. All threads have ended then; `dev` is freed. */
+/* In an order of chance; `tell`: it is dead, and how that went is reported. All threads have ended then; `dev` is freed. */
 void device_destroy(struct device *dev, bool tell);
 /* The calls that a program may try on a dead device. */
 void device_try_calls(struct device *dev);
