@@ -230,7 +230,7 @@ const AFTER_DEATHS: &[(&str, &[&str])] = &[
 const DEATH: &[&str] =
     &["death.c", "death-ledger.c", "death-load.c", "death-wait.c", "death-calls.c", "common.c"];
 
-/// `HOLDFAST_DEATHS`: how many; a thousand prove more than sixty.
+/// `HOLDFAST_DEATHS`: how many; a thousand (`make test-full`) prove more than sixty.
 #[test]
 fn whatever_is_in_flight_ends_once_however_the_device_dies() {
     if !c::wanted("deaths") {
