@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := build
-.PHONY: help demo test test-full soak bench bench-rxe lint build install uninstall guest setup clean
+.PHONY: help demo test test-full soak bench bench-rxe deaths lint build install uninstall guest setup clean
 
 # Where `make build` leaves the library, the names libibverbs wants it under, and the command.
 OUT := $(CURDIR)/target/holdfast
@@ -98,6 +98,9 @@ endif
 bench-rxe: ## the same for soft-RoCE, in one guest (SUITE=bookworm, ROUNDS=7): target/bench/rxe-SUITE.md
 	@tests/setup
 	@$(GUEST) bench --suite $(or $(SUITE),bookworm) --rounds $(or $(ROUNDS),7)
+
+deaths: build ## how long a dead device keeps its program waiting, over a thousand deaths of the native bed: target/bench/deaths.md
+	@tests/deaths $(DEATHS)
 
 test-full: ## the same, with the long runs (every cell of the matrix, sanitizers, valgrind)
 	@tests/run full
