@@ -57,6 +57,8 @@ use std::time::{Duration, Instant};
 
 use atomic::{AtomicBool, AtomicUsize, Ordering, half_of_membarrier};
 
+use crate::config::OUTLIVES_DEVICES;
+
 /// Spins this often before it lets another thread run: a holder that was descheduled cannot be spun out.
 #[cfg(not(loom))]
 const SPINS_BEFORE_YIELD: u32 = 1 << 10;
@@ -326,8 +328,10 @@ impl<T> SpinLock<T> {
         if owner == UNLOCKED {
             // The mark keeps nobody out. It tells whoever asks whether the value is in use just now (`is_idle`).
             // ORDER: Relaxed, with half of a membarrier: see the module.
-            mark.store(true, Ordering::Relaxed);
-            half_of_membarrier();
+            if OUTLIVES_DEVICES {
+                mark.store(true, Ordering::Relaxed);
+                half_of_membarrier();
+            }
             return Some(mark);
         }
         // A mark that is set is this thread's own: it has the lock, and waits for itself as with any other lock.

@@ -23,7 +23,7 @@ const STEPS: &[&[&str]] = &[
 ];
 
 /// `(who, whom)` within one step.
-const SIBLINGS: &[(&str, &str)] = &[("config", "log")];
+const SIBLINGS: &[(&str, &str)] = &[("config", "log"), ("sync", "config")];
 
 /// Files and folders that may lift `unsafe_code`.
 const UNSAFE: &[&str] =

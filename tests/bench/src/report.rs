@@ -289,24 +289,28 @@ pub fn readme(files: &[PathBuf]) -> Result<String> {
         let rows = run.get("rows")?.as_array()?;
         rows.iter().find(|row| row.get("name").and_then(Value::as_str) == Some(name))?.get(field)?.as_f64()
     };
-    let cell = |name: &str, field: &str, digits: usize| {
+    let found = |name: &str, field: &str| {
         let found: Vec<f64> = runs.iter().filter_map(|run| find(run, name, field)).collect();
-        if found.is_empty() {
-            return String::new();
-        }
-        let Spread { least, median, greatest, .. } = Spread::of(found);
-        if digits == 0 {
-            format!("{median:.0}")
-        } else {
-            format!("{median:.digits$} ({least:.digits$}–{greatest:.digits$})")
-        }
+        (!found.is_empty()).then(|| Spread::of(found))
     };
-    let cpu = runs.first().and_then(|run| run.pointer("/machine/cpu")).and_then(Value::as_str).unwrap_or("?");
-    let core =
-        runs.first().and_then(|run| run.pointer("/machine/rdma-core")).and_then(Value::as_str).unwrap_or("?");
+    let ratio = |name: &str| match found(name, "ratio") {
+        None => String::new(),
+        Some(Spread { least, median, greatest, .. }) if greatest - least < 0.005 => format!("{median:.2}"),
+        Some(Spread { least, median, greatest, .. }) => format!("{median:.2} ({least:.2}–{greatest:.2})"),
+    };
+    let whole = |name: &str, field: &str| {
+        found(name, field).map_or(String::new(), |spread| format!("{:.0}", spread.median))
+    };
+    let machine = |name: &str| {
+        let value = runs.first().and_then(|run| run.get("machine")?.get(name)?.as_str());
+        value.unwrap_or("?").to_owned()
+    };
     let mut text = format!(
-        "{cpu}, libmlx5 {core}; {} runs, of each ratio the median and from least to greatest.\n\n\
-         | | stock, cycles | with locks | `MLX5_SINGLE_THREADED` | thread domain |\n|---|--:|---|---|---|\n",
+        "{}, libmlx5 {}; {} runs: of each ratio the median, and in brackets from least to greatest where they differ.\n\n\
+         | | stock | holdfast | instructions | with locks | `MLX5_SINGLE_THREADED` | thread domain |\n\
+         |---|--:|--:|--:|---|---|---|\n",
+        machine("cpu"),
+        machine("rdma-core"),
         runs.len()
     );
     let more: [rows::Group; 2] = [
@@ -316,35 +320,48 @@ pub fn readme(files: &[PathBuf]) -> Result<String> {
     for (title, rows) in GROUPS.iter().chain(&more) {
         let mut titled = false;
         for row in rows.iter().filter(|row| row.readme) {
-            let cells = Mode::ALL.map(|mode| cell(&format!("{}{}", row.name, mode.suffix()), "ratio", 2));
-            if cells.iter().all(String::is_empty) {
+            let ratios = Mode::ALL.map(|mode| ratio(&format!("{}{}", row.name, mode.suffix())));
+            if ratios.iter().all(String::is_empty) {
                 continue;
             }
             if !titled {
-                let _ = writeln!(text, "| *{title}* | | | | |");
+                let _ = writeln!(text, "| **{}** | | | | | | |", title.replace('*', "\\*"));
                 titled = true;
             }
-            let [default, single, domain] = cells;
-            let stock = cell(row.name, "stock", 0);
+            let [default, single, domain] = ratios;
+            let (stock, holdfast) = (whole(row.name, "stock"), whole(row.name, "holdfast"));
+            let counts = ["stock_instructions", "holdfast_instructions"].map(|field| whole(row.name, field));
+            let instructions =
+                if counts.iter().any(String::is_empty) { String::new() } else { counts.join(" / ") };
             let name = if PROGRAMS.contains(row) {
                 format!("`{}`, {}", row.name, row.what)
             } else {
                 row.what.to_owned()
             };
-            let _ = writeln!(text, "| {name} | {stock} | {default} | {single} | {domain} |");
+            let _ = writeln!(
+                text,
+                "| {name} | {stock} | {holdfast} | {instructions} | {default} | {single} | {domain} |"
+            );
         }
     }
-    let deaths: Vec<f64> = rows::all()
-        .filter(|row| row.death)
-        .flat_map(|row| Mode::ALL.map(|mode| format!("{}{}", row.name, mode.suffix())))
-        .flat_map(|name| runs.iter().filter_map(|run| find(run, &name, "death_ratio")).collect::<Vec<f64>>())
+    let names = || rows::all().flat_map(|row| Mode::ALL.map(|mode| format!("{}{}", row.name, mode.suffix())));
+    let deaths: Vec<f64> = names().filter_map(|name| Some(found(&name, "death_ratio")?.median)).collect();
+    let counts: Vec<f64> = names()
+        .filter_map(|name| {
+            Some(found(&name, "holdfast_instructions")?.median / found(&name, "bare_instructions")?.median)
+        })
         .collect();
     if !deaths.is_empty() {
         let Spread { low, median, high, .. } = Spread::of(deaths);
         let _ = writeln!(
             text,
-            "\nThe death machinery compiled in, against compiled out: {median:.3} over all of these rows with a quarter of them below {low:.3} and a quarter above {high:.3}."
+            "\nThe death machinery compiled in, against compiled out, over all rows for which that was measured: cycles {median:.3} \
+             ({low:.3}–{high:.3}, the quartiles)"
         );
+    }
+    if !counts.is_empty() {
+        let Spread { low, median, high, .. } = Spread::of(counts);
+        let _ = writeln!(text, "and instructions {median:.3} ({low:.3}–{high:.3}).");
     }
     Ok(text)
 }
