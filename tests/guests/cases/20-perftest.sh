@@ -3,6 +3,8 @@
 perftest() { # NAME VARIANTS TOOL ARGUMENT...
     local name=$1 variants=$2
     shift 2
+    # Atomics between two devices of kernel 5.10 hang, with any provider, and some of their QPs never go, nor then the devices.
+    [[ $VERSION_CODENAME != bullseye || $name != perftest-atomic-* ]] || return 0
     register "$name" "$variants" "perftest_cell \$variant $*"
 }
 perftest_cell() { # VARIANT TOOL ARGUMENT...
