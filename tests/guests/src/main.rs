@@ -88,6 +88,9 @@ struct RunArgs {
     timeout: Option<u64>,
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// One processor, whose time is the instructions it has executed
+    #[arg(long, conflicts_with = "cpus")]
+    counted: bool,
     #[arg(long, default_value = "2G")]
     mem: String,
     /// Keep the kernel log in this file (one that holds a complaint is kept and named in any case)
@@ -193,7 +196,8 @@ fn run_command(args: RunArgs) -> Result<u8> {
     host::setup()?;
     let root = Root::ensure(args.suite, &args.with)?;
     let mut spec = run::Spec::new(&root);
-    spec.cpus = args.cpus;
+    spec.cpus = if args.counted { 1 } else { args.cpus };
+    spec.counted = args.counted;
     spec.mem = args.mem;
     spec.modules = args.module;
     spec.rxe = !args.no_rxe;
