@@ -5,7 +5,7 @@
 //! it by a plain store of a mark and gives it back by another, where the locked exchange of a spin lock costs 25 of the 90 cycles
 //! of a whole post. Whoever else comes takes the lock proper by exchange, and from its owner the right to do without: it says so
 //! in `owner`, makes every CPU of the process pass a barrier (membarrier(2)) and waits until the mark is gone. This is done
-//! at most [`REVOCATIONS`] times to a lock, each needing a longer row before; after that it is a plain spin lock.
+//! at most `REVOCATIONS` times to a lock, each needing a longer row before; after that it is a plain spin lock.
 //!
 //! Each owner that a lock has had has a mark of its own: one that lost its right may find out late, having set its mark in vain, and
 //! takes it away again, which must not be the mark of the next.
@@ -20,11 +20,11 @@
 //! [`SpinLock::release`] beside the guard.
 //!
 //! Invariants of [`SpinLock`]:
-//! - L1: who *has* the lock is either the thread that `owner` names (or, while it says [`REVOKING`], has named before) and has set
-//!   the mark that `owner` says, or the one that made `taken` true while `owner` is [`SHARED`]; from then until it released it by
+//! - L1: who *has* the lock is either the thread that `owner` names (or, while it says `REVOKING`, has named before) and has set
+//!   the mark that `owner` says, or the one that made `taken` true while `owner` is `SHARED`; from then until it released it by
 //!   the same word.
 //! - L2: `value` and `history` are reached only by whoever has the lock, so never by two threads at once; or, without locking
-//!   (`owner` is [`UNLOCKED`] for good), by the one thread of which the maker of [`Locking::no`] gave its word.
+//!   (`owner` is `UNLOCKED` for good), by the one thread of which the maker of [`Locking::no`] gave its word.
 //! - L3: `owner` is written by a thread that made `taken` true, and only while `taken` is true.
 #![allow(
     unsafe_code,
