@@ -5,8 +5,7 @@
 //!
 //! Invariants:
 //! - D1: a [`Memory`] is one anonymous mapping, readable and writable, until its last owner is gone, and in [`Pages`] after
-//!   that; owners are the rings and
-//!   records in it, and they outlive the kernel's object (the verbs layer destroys that first).
+//!   that; owners are the rings and records in it, and they outlive the kernel's object (the verbs layer destroys that first).
 //! - D2: the places of a ring are a power of two, all within its memory: a masked index is always a valid place.
 //! - D3: nothing read back from this memory is an address of ours, except the data segments of a posted work request, which
 //!   hold what the application gave as its buffers, and which the device does not write.

@@ -606,9 +606,15 @@ unsafe extern "C" fn start_poll<F: Family>(cq: *mut ibv_cq_ex, attr: *mut ibv_po
     // SAFETY: the caller's word.
     let ours = unsafe { ours_ex::<F>(cq) };
     // SAFETY: the caller's word; a single field of a valid attr.
-    if (attr.is_null() || unsafe { (*attr).comp_mask } == 0)
-        && let Some(mut queue) = ours.queue.lock_own()
-    {
+    if !attr.is_null() && unsafe { (*attr).comp_mask } != 0 {
+        // SAFETY: the caller's word.
+        return unsafe { any::<F>(cq, attr) };
+    }
+    // Before the lock, which where nothing is there would be half of what this takes.
+    if ours.arm.finds_nothing() {
+        return libc::ENOENT;
+    }
+    if let Some(mut queue) = ours.queue.lock_own() {
         match queue.next_usual() {
             Next::Usual(head) => {
                 // end_poll gives it back.
