@@ -43,9 +43,9 @@ static void null_lists(struct pair *p)
 	struct ibv_send_wr w = wr(IBV_WR_SEND, 1, &sg), *bad = &w;
 	struct ibv_recv_wr r = { .wr_id = 2, .sg_list = &sg, .num_sge = 1 }, *rbad = &r;
 	strict_errno("null_list.post_send", ibv_post_send(p->a.qp, NULL, &bad), EINVAL);
-	check("null_list.post_send.bad_wr", bad == NULL);
+	strict_check("null_list.post_send.bad_wr", bad == NULL);
 	strict_errno("null_list.post_recv", ibv_post_recv(p->a.qp, NULL, &rbad), EINVAL);
-	check("null_list.post_recv.bad_wr", rbad == NULL);
+	strict_check("null_list.post_recv.bad_wr", rbad == NULL);
 	strict_errno("null_bad_wr.post_send", ibv_post_send(p->a.qp, &w, NULL), EINVAL);
 	strict_errno("null_bad_wr.post_recv", ibv_post_recv(p->a.qp, &r, NULL), EINVAL);
 	check("null.nothing_done", stays_empty(p->a.scq));
@@ -296,7 +296,7 @@ static void bad_caps(struct topo *t)
 		say(name, "send %u x %u, recv %u x %u, inline %u", a.cap.max_send_wr, a.cap.max_send_sge,
 		    a.cap.max_recv_wr, a.cap.max_recv_sge, a.cap.max_inline_data);
 		snprintf(name, sizeof(name), "qp.%s.not_less", c[i].name);
-		check(name, a.cap.max_send_wr >= c[i].cap.max_send_wr && a.cap.max_recv_wr >= c[i].cap.max_recv_wr &&
+		strict_check(name, a.cap.max_send_wr >= c[i].cap.max_send_wr && a.cap.max_recv_wr >= c[i].cap.max_recv_wr &&
 				    a.cap.max_send_sge >= c[i].cap.max_send_sge &&
 				    a.cap.max_recv_sge >= c[i].cap.max_recv_sge &&
 				    a.cap.max_inline_data >= c[i].cap.max_inline_data);

@@ -73,6 +73,7 @@ static struct ibv_cq *cq, *peer_cq;
 static struct conn conns[THREADS * QPS];
 static struct worker workers[THREADS];
 static atomic_bool stop;
+static atomic_ullong completed; /* by anybody's polls */
 
 /* A failure ends the run: what follows it would say nothing. */
 static void wrong(const char *fmt, ...) PRINTF(1, 2);
@@ -232,9 +233,11 @@ static int poll_some(struct ibv_cq *from)
 		struct slot *s = receive ? &conns[n].receives[slot] : &conns[n].slots[slot];
 		if (wc[i].qp_num != (receive ? conns[n].peer : conns[n].qp)->qp_num)
 			wrong("connection %u slot %u: completed by another queue pair", n, slot);
-		if (receive)
+		/* Acquire, for who posted it has read the last one's length. */
+		unsigned was = atomic_load_explicit(&s->state, memory_order_acquire);
+		if (receive && was == BUSY)
 			s->length = wc[i].byte_len;
-		unsigned was = BUSY;
+		was = BUSY;
 		if (!atomic_compare_exchange_strong_explicit(&s->state, &was, DONE, memory_order_acq_rel, memory_order_relaxed))
 			wrong("connection %u slot %u: completed in state %u", n, slot, was);
 	}
@@ -271,6 +274,7 @@ static void *work(void *arg)
 	struct worker *w = arg;
 	bool all_idle = false;
 	double quiet = now();
+	unsigned long long seen = 0;
 	while (!all_idle) {
 		bool posts = !atomic_load_explicit(&stop, memory_order_relaxed);
 		all_idle = !posts;
@@ -281,13 +285,16 @@ static void *work(void *arg)
 				step(w, (w->index + 1) % THREADS * QPS + i, posts && any(w, 2));
 		}
 		int got = poll_some(cq) + (peer_cq != cq ? poll_some(peer_cq) : 0);
-		if (got) {
+		unsigned long long all = atomic_fetch_add_explicit(&completed, (unsigned)got, memory_order_relaxed) + (unsigned)got;
+		/* All may be somebody else's, for a long time. */
+		if (all != seen) {
+			seen = all;
 			quiet = now();
-		} else {
-			if (now() > quiet + LIMIT_S)
-				wrong("thread %u: nothing completes any more", w->index);
-			sched_yield();
+		} else if (now() > quiet + LIMIT_S) {
+			wrong("thread %u: nothing completes any more, after %llu completions", w->index, all);
 		}
+		if (!got)
+			sched_yield();
 	}
 	return NULL;
 }

@@ -358,13 +358,14 @@ static void answers(struct lane *l)
 	for (size_t i = 0; i < ARRAY_SIZE(sizes) + 2; i++) {
 		bool atomic = i >= ARRAY_SIZE(sizes);
 		uint32_t size = atomic ? 8 : sizes[i];
-		/* Two pieces with room between them. */
-		struct ibv_sge sg[2] = { sge(a, 4096, size / 2), sge(a, 5000, size - size / 2) };
+		/* Two pieces with room between them; of an atomic each piece would be taken for the whole. */
+		uint32_t first = atomic ? size : size / 2;
+		struct ibv_sge sg[2] = { sge(a, 4096, first), sge(a, 5000, size - first) };
 		struct ibv_send_wr w = wr(!atomic ? IBV_WR_RDMA_READ : i % 2 ? IBV_WR_ATOMIC_CMP_AND_SWP : IBV_WR_ATOMIC_FETCH_AND_ADD,
 					  i, sg);
 		uint8_t want[65];
 		struct ibv_wc wc;
-		w.num_sge = 2;
+		w.num_sge = atomic ? 1 : 2;
 		w.send_flags = 0;
 		w.qp_type.xrc.remote_srqn = l->srqn;
 		fill(b->buf + REMOTE, sizeof(want), (unsigned)i);
@@ -378,8 +379,8 @@ static void answers(struct lane *l)
 		}
 		need(!send_wr(a, &w) && wait_one(a->scq, &wc), "a completion");
 		say_wc(atomic ? "answer.atomic" : "answer.read", &wc);
-		check("answer.data", !memcmp(a->buf + 4096, want, size / 2) && !memcmp(a->buf + 5000, want + size / 2, size - size / 2) &&
-					    a->buf[4096 + size / 2] == 0xee && a->buf[5000 + size - size / 2] == 0xee);
+		check("answer.data", !memcmp(a->buf + 4096, want, first) && !memcmp(a->buf + 5000, want + first, size - first) &&
+					    a->buf[4096 + first] == 0xee && a->buf[5000 + size - first] == 0xee);
 	}
 }
 

@@ -20,7 +20,7 @@ def streams(path):
 
 class Differs:
     """Lines `SUITE :: CASE :: QUEUE :: STOCK => HOLDFAST :: REASON`: where stock's line has the expression STOCK, holdfast's
-    may have HOLDFAST in its place."""
+    may have HOLDFAST in its place. With `*` for HOLDFAST both may have anything that the expression fits."""
 
     def __init__(self, path, suite, case):
         self.rules = []
@@ -34,9 +34,12 @@ class Differs:
                     self.rules.append((re.compile(queue), re.compile(stock), holdfast))
 
     def allow(self, queue, stock, holdfast):
-        return any(
-            where.fullmatch(queue) and what.sub(by, stock) == holdfast
-            for where, what, by in self.rules
+        rules = [(what, by) for where, what, by in self.rules if where.fullmatch(queue)]
+        for what, by in rules:
+            if by == "*":
+                stock, holdfast = what.sub("*", stock), what.sub("*", holdfast)
+        return stock == holdfast or any(
+            by != "*" and what.sub(by, stock) == holdfast for what, by in rules
         )
 
 

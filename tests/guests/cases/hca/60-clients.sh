@@ -63,10 +63,13 @@ for mode in shared own domains; do
     register soak-$mode "$BOTH" "soak \$variant \"\$clients/verbs-soak\" $mode mlx5_0"
     register soak-$mode-wire "$BOTH" "soak \$variant \"\$clients/verbs-soak\" $mode mlx5_1"
 done
+tsan_soak() { # VARIANT MODE
+    local -x TSAN_OPTIONS="suppressions=$here/../../clients/tsan.txt"
+    soak "$1" "$clients/tsan/verbs-soak" "$2" mlx5_0
+}
 OURS=holdfast/holdfast
 full_only
 for mode in shared own domains; do
     register soak-$mode-asan "$OURS" "soak \$variant \"\$clients/asan/verbs-soak\" $mode mlx5_0"
-    # ThreadSanitizer wants its shadow where the kernel may have put something.
-    register soak-$mode-tsan "$OURS" "soak \$variant \"\$clients/tsan/verbs-soak\" $mode mlx5_0"
+    register soak-$mode-tsan "$OURS" "tsan_soak \$variant $mode"
 done
