@@ -29,28 +29,6 @@ impl<T> Table<T> {
         Table { first: NonNull::from(Box::leak(values)).cast(), mask: count - 1 }
     }
 
-    /// At least `count` values, all of zeros. Of a large table the places that nobody wrote to take no memory.
-    #[cfg(not(loom))]
-    pub fn zeroed(count: u32) -> Table<T>
-    where
-        T: zerocopy::FromZeros,
-    {
-        let count = count.max(1).checked_next_power_of_two().unwrap_or(1 << 31);
-        let values = Box::<[T]>::new_zeroed_slice(count as usize);
-        // SAFETY: zeros are values of `T`.
-        let values = unsafe { values.assume_init() };
-        Table { first: NonNull::from(Box::leak(values)).cast(), mask: count - 1 }
-    }
-
-    /// The same, of atomics that are loom's.
-    #[cfg(loom)]
-    pub fn zeroed(count: u32) -> Table<T>
-    where
-        T: Default,
-    {
-        Table::new(count, T::default)
-    }
-
     /// The value at `index`, taken modulo the table, to be changed.
     pub fn at_mut(&mut self, index: u32) -> &mut T {
         // SAFETY: T1: a masked index is within the slice.

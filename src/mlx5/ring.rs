@@ -40,19 +40,14 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    /// Of [`Meta::NONE`] it is 0, so that a new table needs not be written.
     #[inline(always)]
     pub(super) const fn pack(self) -> u64 {
-        self.head.wrapping_add(1) as u64 | (self.next as u64) << 32 | (self.noted.0 as u64) << 48
+        self.head as u64 | (self.next as u64) << 32 | (self.noted.0 as u64) << 48
     }
 
     #[inline(always)]
     pub(super) const fn unpack(word: u64) -> Meta {
-        Meta {
-            head: (word as u32).wrapping_sub(1),
-            next: (word >> 32) as u16,
-            noted: Noted((word >> 48) as u8),
-        }
+        Meta { head: word as u32, next: (word >> 32) as u16, noted: Noted((word >> 48) as u8) }
     }
 
     /// Before the first: the next work request is number 0, at block 0.
@@ -62,8 +57,6 @@ impl Meta {
 /// One block of the send queue that a WQE may begin in: what a post notes of it, and a poll reads. 16 bytes, so that both are in
 /// one cache line.
 #[derive(Debug)]
-#[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
-#[cfg_attr(loom, derive(Default))]
 pub(super) struct Slot {
     wr_id: AtomicU64,
     meta: AtomicU64,
@@ -152,9 +145,9 @@ impl SendRing {
         dbrec: Arc<Dbrec>,
         life: Arc<Life>,
     ) -> SendRing {
-        const { assert!(Meta::NONE.pack() == 0) };
+        let slot = || Slot { wr_id: AtomicU64::new(0), meta: AtomicU64::new(Meta::NONE.pack()) };
         SendRing {
-            slots: Table::zeroed(count),
+            slots: Table::new(count, slot),
             retired: AtomicU64::new(Meta::NONE.pack()),
             gate: Gate::new(),
             kept: Kept::new(life),
@@ -383,7 +376,7 @@ impl RecvRing {
         life: Arc<Life>,
     ) -> RecvRing {
         RecvRing {
-            wr_ids: Table::zeroed(count),
+            wr_ids: Table::new(count, || AtomicU64::new(0)),
             log_units,
             tail: AtomicU32::new(0),
             gate: Gate::new(),
