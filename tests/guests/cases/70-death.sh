@@ -90,4 +90,4 @@ register death-send-bw "$OURS" 'link_delete_under preload ib_send_bw -x 1 -F -D 
 register death-send-bw-events "$OURS" 'link_delete_under preload ib_send_bw -x 1 -F -N -n 100000000 -e'
 register death-send-lat-events "$OURS" 'link_delete_under preload ib_send_lat -x 1 -F -n 1000000 -e'
 rxe0_goes() { timeout -k 5 $LIMIT rdma link delete rxe0; }
-register death-many "$OURS" 'many_deaths 30 rxe0 rxe0_goes rxe0_back -L write,send,srq,ud,idle'
+register death-many "$OURS" 'many_deaths ${DEATHS:-30} rxe0 rxe0_goes rxe0_back -L write,send,srq,ud,idle'

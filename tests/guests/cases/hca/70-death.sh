@@ -26,8 +26,8 @@ full_only
 register death-pingpong "$OURS" 'device_dies drivers ibv_rc_pingpong -n 1000000000'
 register death-send-bw-events "$OURS" 'device_dies preload ib_send_bw -F -N -n 100000000 -e'
 register death-send-lat-events "$OURS" 'device_dies preload ib_send_lat -F -n 1000000 -e'
-# A hundred times, for how long it takes; the driver's own leave is the quicker one of the orderly ways.
+# Again and again ($DEATHS times), at moments of chance, and how long it takes: the quickest of the orderly ways.
 function=$(basename "$(readlink -f /sys/class/infiniband/mlx5_0/device)")
 mlx5_goes() { echo "$function" >/sys/bus/pci/drivers/mlx5_core/unbind; }
 mlx5_back() { echo "$function" >/sys/bus/pci/drivers/mlx5_core/bind; }
-register death-many "$OURS" 'many_deaths 100 mlx5_0 mlx5_goes mlx5_back -L all'
+register death-many "$OURS" 'many_deaths ${DEATHS:-30} mlx5_0 mlx5_goes mlx5_back -L all'
