@@ -149,7 +149,8 @@ fn verdict(is_stock: bool, status: Status, stock: Option<Status>, listed: bool) 
         (Status::Skip, _) if is_stock => Verdict::Skipped,
         // Stock's own failure is judged in its own cell; here it only says that nothing is asked.
         (Status::Fail | Status::Skip, Some(Status::Fail | Status::Complaint)) => Verdict::Excused,
-        (Status::Fail, None) if listed => Verdict::Excused,
+        // Where stock skips, holdfast may come to what the list knows that no provider can do.
+        (Status::Fail, Some(Status::Skip) | None) if listed => Verdict::Excused,
         (Status::Skip, Some(Status::Skip) | None) => Verdict::Skipped,
         (Status::Fail | Status::Skip, _) => Verdict::Bad,
     }
@@ -352,6 +353,15 @@ mod tests {
         assert_eq!(verdicts(&text, "trixie :: b :: elsewhere")[3], Verdict::Bad);
         assert_eq!(verdicts(&text, "forky :: bb? :: x")[3], Verdict::Excused);
         assert_eq!(verdicts(&text, "forky :: . b :: the whole name must match")[3], Verdict::Bad);
+    }
+
+    #[test]
+    fn where_stock_skips_holdfast_may_fail_only_if_that_is_known() {
+        let text = ALL_PASS.replace("b\tstock/stock\tpass", "b\tstock/stock\tskip");
+        let text = text.replace("b\tholdfast/holdfast\tpass", "b\tholdfast/holdfast\tfail");
+        let known = "forky :: b :: the kernel";
+        assert_eq!(verdicts(&text, known)[2..], [Verdict::Excused, Verdict::Skipped]);
+        assert_eq!(verdicts(&text, "")[2..], [Verdict::Bad, Verdict::Skipped]);
     }
 
     #[test]
