@@ -12,6 +12,7 @@ mod hca;
 mod host;
 mod kernel;
 mod matrix;
+mod module;
 mod paths;
 mod portable;
 mod report;

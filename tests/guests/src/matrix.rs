@@ -11,9 +11,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::report::{self, Cannot, Cell, Record, Sum, Verdict};
-use crate::root::{Root, Suite};
+use crate::root::{Extra, Root, Suite};
 use crate::run::{self, Job, Spec};
-use crate::{clients, hca, paths, portable};
+use crate::{clients, hca, module, paths, portable};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Provider {
@@ -61,6 +61,9 @@ pub(crate) struct MatrixArgs {
     /// All four by default
     #[arg(long)]
     suite: Vec<Suite>,
+    /// Packages beyond the standard set; `headers`: also the cases that take a kernel module of ours
+    #[arg(long, value_name = "SET")]
+    with: Vec<Extra>,
     #[arg(long, value_enum, default_value = "both")]
     provider: Provider,
     /// Only cases whose names match, as the shell matches
@@ -108,7 +111,7 @@ pub(crate) fn matrix(args: &MatrixArgs) -> Result<u8> {
     suites.dedup();
     let mut roots = VecDeque::new();
     for suite in suites {
-        roots.push_back(Root::ensure(suite, &[])?);
+        roots.push_back(Root::ensure(suite, &args.with)?);
     }
     let queue = Mutex::new(roots);
     let done: Mutex<Vec<Result<Vec<Cell>>>> = Mutex::new(Vec::new());
@@ -147,6 +150,7 @@ fn one_suite(
     }
     fs::create_dir_all(&out).with_context(|| format!("creating {}", out.display()))?;
     let clients = clients::build(root)?;
+    let modules = module::build(root, &args.with)?.unwrap_or_default();
     let mut spec = Spec::new(root);
     spec.timeout = Some(args.timeout);
     spec.log = Some(out.with_extension("kernel.log"));
@@ -159,6 +163,7 @@ fn one_suite(
         "env",
         &format!("HOLDFAST_DIR={}", provider_dir.display()),
         &format!("CLIENTS_DIR={}", clients.display()),
+        &format!("MODULES_DIR={}", modules.display()),
         "tests/guests/cases/run",
         "--bed",
         &bed,
