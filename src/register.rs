@@ -1,4 +1,5 @@
-//! What runs when the library is loaded: the constructor, and the interposers in front of libibverbs's registration.
+//! What runs when the library is loaded: the constructor, and the interposers in front of libibverbs's registration; and the one
+//! in front of libmlx5, for programs that link it.
 //!
 //! libibverbs asks providers in the order in which they registered, and reads `RDMAV_DRIVERS` only for devices that nobody
 //! has claimed by then. So a provider whose library the program links itself (libmlx5, in perftest) is always there first,
@@ -15,15 +16,15 @@
 //!   loader's lock then: no thread is waited for but in `REGISTERED`, which takes no such lock inside.
 #![allow(unsafe_code, reason = "an ELF constructor and exported C functions")]
 
-use core::ffi::{CStr, c_void};
+use core::ffi::{CStr, c_int, c_void};
 use core::ptr::NonNull;
 use std::sync::{Once, OnceLock};
 
 use crate::abi::detect;
 use crate::abi::host::{Handle, Host, RegisterDriver, object_of};
 use crate::abi::layouts::supported;
-use crate::abi::public::verbs_device_ops;
-use crate::verbs::device;
+use crate::abi::public::{ibv_context, verbs_device_ops};
+use crate::verbs::{api, device};
 use crate::{config, log};
 
 static REGISTERED: Once = Once::new();
@@ -99,18 +100,21 @@ unsafe fn intercept(symbol: &CStr, ops: *const verbs_device_ops) {
     }
 }
 
-/// Where `symbol` leads without this object: R2.
+/// Where `symbol` of libibverbs leads without this object: R2.
 fn real(symbol: &CStr) -> Option<RegisterDriver> {
-    let ours = |address: &NonNull<c_void>| {
-        let base = |address| object_of(address).map(|(base, _)| base);
-        base(address.as_ptr()) == base((&raw const CONSTRUCTOR).cast())
-    };
-    // The next object first: another interposer, or libibverbs itself. It is not found when libibverbs was loaded
-    // RTLD_LOCAL.
-    let next = Handle::next(symbol).filter(|address| !ours(address));
-    let address = next.or_else(|| Handle::loaded()?.symbol(symbol).filter(|address| !ours(address)))?;
+    let address = behind(symbol).or_else(|| Handle::loaded()?.symbol(symbol).filter(|at| !is_ours(at)))?;
     // SAFETY: every object exports this name with libibverbs's prototype.
     Some(unsafe { core::mem::transmute::<NonNull<c_void>, RegisterDriver>(address) })
+}
+
+/// `symbol` in the next object: of another interposer, or the library itself, unless that was loaded RTLD_LOCAL.
+fn behind(symbol: &CStr) -> Option<NonNull<c_void>> {
+    Handle::next(symbol).filter(|address| !is_ours(address))
+}
+
+fn is_ours(address: &NonNull<c_void>) -> bool {
+    let base = |address| object_of(address).map(|(base, _)| base);
+    base(address.as_ptr()) == base((&raw const CONSTRUCTOR).cast())
 }
 
 macro_rules! interposers {
@@ -127,3 +131,39 @@ macro_rules! interposers {
     )*};
 }
 supported!(interposers);
+
+/// The head of libmlx5's structure of this name (`<infiniband/mlx5dv.h>`), which has grown at its end.
+#[allow(non_camel_case_types, reason = "C's name")]
+#[repr(C)]
+#[derive(Debug)]
+pub struct mlx5dv_context {
+    version: u8,
+    flags: u64,
+    /// In: which fields behind these are wanted; out: which there are.
+    comp_mask: u64,
+}
+
+/// In front of libmlx5's function of the same name: what a device can do beyond verbs, which of ours is nothing. perftest asks
+/// every device of this vendor before it makes a queue pair, and libmlx5's refusal of devices that it does not serve ends it.
+///
+/// # Safety
+/// `context` is an open device, and `out` is libmlx5's structure.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mlx5dv_query_device(context: *mut ibv_context, out: *mut mlx5dv_context) -> c_int {
+    // SAFETY: the caller's word.
+    if !out.is_null() && unsafe { api::is_mlx5(context) } {
+        // SAFETY: not NULL, and the caller's word; every version of the structure begins so.
+        unsafe { out.write(mlx5dv_context { version: 0, flags: 0, comp_mask: 0 }) };
+        return 0;
+    }
+    type Query = unsafe extern "C" fn(*mut ibv_context, *mut mlx5dv_context) -> c_int;
+    match behind(c"mlx5dv_query_device") {
+        Some(address) => {
+            // SAFETY: every object exports this name with libmlx5's prototype.
+            let query = unsafe { core::mem::transmute::<NonNull<c_void>, Query>(address) };
+            // SAFETY: what the caller meant to call, with its own arguments.
+            unsafe { query(context, out) }
+        }
+        None => libc::EOPNOTSUPP,
+    }
+}

@@ -71,6 +71,15 @@ impl<F: Family> Api for Context<F> {
     }
 }
 
+/// Whether `context` is of ours and of the mlx5 family.
+///
+/// # Safety
+/// As for [`of`].
+pub unsafe fn is_mlx5(context: *mut ibv_context) -> bool {
+    // SAFETY: the caller's word.
+    unsafe { context::family_of(context) }.and_then(|name| name.to_str().ok()) == Some(Mlx5::NAME)
+}
+
 /// Our part of `context`; `None` for NULL and for contexts of other providers.
 ///
 /// # Safety

@@ -112,9 +112,7 @@ fn pingpong(release: &Release, kind: &str) {
 
 fn perftest(release: &Release, tool: &str) {
     // A processor whose speed varies is no failure.
-    let mut arguments = vec!["-F", "-n", "100", "-s", "4096"];
-    // Newer ones ask mlx5dv about queue pairs of the new kind, and that knows libmlx5's own only.
-    arguments.extend(release.root.is_some().then_some("--use_old_post_send"));
+    let arguments = ["-F", "-n", "100", "-s", "4096"];
     for pairing in pairings() {
         let [client, _] = run(release, pairing, tool, &arguments);
         // One line of figures for the size.
