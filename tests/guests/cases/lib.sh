@@ -1,5 +1,6 @@
 # What the case files are written in. Sourced by `run`, which sets providers, glob, out, provider_dir.
 . /etc/os-release # VERSION_CODENAME
+here=${here:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)}
 
 # The bed of soft-RoCE; another bed's `bed.sh` says otherwise.
 stock_library=librxe-rdmav # what the stock provider's file is called
@@ -267,7 +268,8 @@ devinfo() { # VARIANT
 }
 
 # The project's own clients (tests/clients), compiled by the suite's own compiler.
-clients=${CLIENTS_DIR:-$here/../../../target/clients/$VERSION_CODENAME}
+# The demo brings its own.
+clients=${clients:-${CLIENTS_DIR:-$here/../../../target/clients/$VERSION_CODENAME}}
 
 # client PROVIDER COMMAND...: its lines go to cells/NAME.VARIANT.lines.
 client() {
