@@ -579,18 +579,16 @@ unsafe fn show(cq: *mut ibv_cq_ex, head: Head) -> c_int {
 
 /// `start_poll`. A completion of a usual kind, or none, of a queue that this thread owns is found without a call.
 unsafe extern "C" fn start_poll<F: Family>(cq: *mut ibv_cq_ex, attr: *mut ibv_poll_cq_attr) -> c_int {
+    #[cold]
     #[inline(never)]
-    unsafe extern "C" fn any<F: Family>(cq: *mut ibv_cq_ex, attr: *mut ibv_poll_cq_attr) -> c_int {
+    extern "C" fn refuse() -> c_int {
+        guard::set_errno(Errno::EINVAL);
+        libc::EINVAL
+    }
+    #[inline(never)]
+    unsafe extern "C" fn any<F: Family>(cq: *mut ibv_cq_ex) -> c_int {
         // SAFETY: the caller's word.
         let ours = unsafe { ours_ex::<F>(cq) };
-        // SAFETY: the caller's word; a single field of a valid attr.
-        if !attr.is_null() && unsafe { (*attr).comp_mask } != 0 {
-            guard::set_errno(Errno::EINVAL);
-            return libc::EINVAL;
-        }
-        if ours.arm.finds_nothing() {
-            return libc::ENOENT;
-        }
         ours.queue.acquire();
         // SAFETY: acquired just now.
         match unsafe { ours.queue.held() }.start() {
@@ -607,8 +605,7 @@ unsafe extern "C" fn start_poll<F: Family>(cq: *mut ibv_cq_ex, attr: *mut ibv_po
     let ours = unsafe { ours_ex::<F>(cq) };
     // SAFETY: the caller's word; a single field of a valid attr.
     if !attr.is_null() && unsafe { (*attr).comp_mask } != 0 {
-        // SAFETY: the caller's word.
-        return unsafe { any::<F>(cq, attr) };
+        return refuse();
     }
     // Before the lock, which where nothing is there would be half of what this takes.
     if ours.arm.finds_nothing() {
@@ -627,7 +624,7 @@ unsafe extern "C" fn start_poll<F: Family>(cq: *mut ibv_cq_ex, attr: *mut ibv_po
         }
     }
     // SAFETY: the caller's word.
-    unsafe { any::<F>(cq, attr) }
+    unsafe { any::<F>(cq) }
 }
 
 /// [`start_poll`], where no thread watches the device.

@@ -607,8 +607,7 @@ pub(crate) unsafe extern "C" fn post_send<F: Family>(
     bad_wr: *mut *mut ibv_send_wr,
 ) -> c_int {
     if wr.is_null() || bad_wr.is_null() {
-        // SAFETY: the caller's word.
-        return unsafe { post_any_send::<F>(qp, wr, bad_wr) };
+        return refuse_null(bad_wr);
     }
     // SAFETY: the caller's word: a valid list.
     let Some(wr) = unsafe { SendWrs::from_ptr(wr) }.only() else {
@@ -626,6 +625,23 @@ pub(crate) unsafe extern "C" fn post_send<F: Family>(
     unsafe { post_most_sends::<F>(qp, wr.as_ptr(), bad_wr) }
 }
 
+/// What a post of a list has to do with.
+///
+/// # Safety
+/// As for [`post_send`]; no argument is NULL.
+#[inline(always)]
+unsafe fn sends<'a, F: Family>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_send_wr,
+) -> (&'a Qp<F>, SendWrs<'a>, WrObjects<F>) {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(qp) };
+    // SAFETY: the caller's word: a valid list.
+    let wrs = unsafe { SendWrs::from_ptr(wr) };
+    // SAFETY: the caller's word: what the list names is alive.
+    (ours, wrs, unsafe { WrObjects::<F>::new() })
+}
+
 /// As [`post_send`], of a list.
 ///
 /// # Safety
@@ -637,11 +653,7 @@ unsafe extern "C" fn post_sends<F: Family>(
     bad_wr: *mut *mut ibv_send_wr,
 ) -> c_int {
     // SAFETY: the caller's word.
-    let ours = unsafe { ours::<F>(qp) };
-    // SAFETY: the caller's word: a valid list.
-    let wrs = unsafe { SendWrs::from_ptr(wr) };
-    // SAFETY: the caller's word: what the list names is alive.
-    let objects = unsafe { WrObjects::<F>::new() };
+    let (ours, wrs, objects) = unsafe { sends::<F>(qp, wr) };
     if ours.queues.post_usual_sends(wrs, objects) {
         return 0;
     }
@@ -660,11 +672,7 @@ unsafe extern "C" fn post_most_sends<F: Family>(
     bad_wr: *mut *mut ibv_send_wr,
 ) -> c_int {
     // SAFETY: the caller's word.
-    let ours = unsafe { ours::<F>(qp) };
-    // SAFETY: the caller's word: a valid list.
-    let wrs = unsafe { SendWrs::from_ptr(wr) };
-    // SAFETY: the caller's word: what the list names is alive.
-    let objects = unsafe { WrObjects::<F>::new() };
+    let (ours, wrs, objects) = unsafe { sends::<F>(qp, wr) };
     if ours.queues.post_most_sends(wrs, objects) {
         return 0;
     }
@@ -675,22 +683,15 @@ unsafe extern "C" fn post_most_sends<F: Family>(
 /// Posts any list.
 ///
 /// # Safety
-/// As for [`post_send`].
+/// As for [`post_sends`].
 #[inline(never)]
 unsafe extern "C" fn post_any_send<F: Family>(
     qp: *mut ibv_qp,
     wr: *mut ibv_send_wr,
     bad_wr: *mut *mut ibv_send_wr,
 ) -> c_int {
-    if wr.is_null() || bad_wr.is_null() {
-        return refuse_null(bad_wr);
-    }
     // SAFETY: the caller's word.
-    let ours = unsafe { ours::<F>(qp) };
-    // SAFETY: the caller's word: a valid list.
-    let wrs = unsafe { SendWrs::from_ptr(wr) };
-    // SAFETY: the caller's word: what the list names is alive.
-    let objects = unsafe { WrObjects::<F>::new() };
+    let (ours, wrs, objects) = unsafe { sends::<F>(qp, wr) };
     // SAFETY: not NULL, the caller's to be written.
     unsafe { answer(ours.queues.post_send(wrs, objects), bad_wr) }
 }
@@ -729,13 +730,14 @@ unsafe extern "C" fn post_recvs<F: Family>(
     wr: *mut ibv_recv_wr,
     bad_wr: *mut *mut ibv_recv_wr,
 ) -> c_int {
-    if !wr.is_null() && !bad_wr.is_null() {
-        // SAFETY: the caller's word.
-        let ours = unsafe { ours::<F>(qp) };
-        // SAFETY: the caller's word: a valid list.
-        if ours.queues.post_usual_recvs(unsafe { RecvWrs::from_ptr(wr) }) {
-            return 0;
-        }
+    if wr.is_null() || bad_wr.is_null() {
+        return refuse_null(bad_wr);
+    }
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(qp) };
+    // SAFETY: the caller's word: a valid list.
+    if ours.queues.post_usual_recvs(unsafe { RecvWrs::from_ptr(wr) }) {
+        return 0;
     }
     // SAFETY: the caller's word.
     unsafe { post_any_recv::<F>(qp, wr, bad_wr) }
@@ -744,16 +746,13 @@ unsafe extern "C" fn post_recvs<F: Family>(
 /// Posts any list.
 ///
 /// # Safety
-/// As for [`post_recv`].
+/// As for [`post_recv`]; no argument is NULL.
 #[inline(never)]
 unsafe extern "C" fn post_any_recv<F: Family>(
     qp: *mut ibv_qp,
     wr: *mut ibv_recv_wr,
     bad_wr: *mut *mut ibv_recv_wr,
 ) -> c_int {
-    if wr.is_null() || bad_wr.is_null() {
-        return refuse_null(bad_wr);
-    }
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(qp) };
     // SAFETY: the caller's word: a valid list.
@@ -763,6 +762,7 @@ unsafe extern "C" fn post_any_recv<F: Family>(
 }
 
 #[cold]
+#[inline(never)]
 fn refuse_null<W>(bad_wr: *mut *mut W) -> c_int {
     if !bad_wr.is_null() {
         // SAFETY: the caller of the post gives it to be written.
