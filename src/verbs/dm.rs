@@ -189,16 +189,8 @@ pub(crate) unsafe extern "C" fn reg_dm_mr<F: Family>(
         let cx = cx_of!(F, pd);
         cx.usable()?;
         let fd = cx.device.fd;
-        let mr = memory::new_mr(IBV_MR_TYPE_MR, access.cast_signed(), || {
-            uapi::mr::reg_dm(fd, &request, Udata::none()).step("register the device memory")
-        })?;
-        // SAFETY: made just now, nobody else has it.
-        let head = unsafe { &mut *mr };
-        // ibv_reg_dm_mr calls the operation directly: nobody fills these for us.
+        let register = || uapi::mr::reg_dm(fd, &request, Udata::none()).step("register the device memory");
         // SAFETY: the caller's word: a live PD.
-        head.context = unsafe { (*pd).context };
-        head.pd = pd;
-        head.length = length;
-        Ok(mr)
+        unsafe { memory::new_mr_in(pd, length, IBV_MR_TYPE_MR, access.cast_signed(), register) }
     })
 }

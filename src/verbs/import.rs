@@ -57,16 +57,9 @@ pub(crate) unsafe extern "C" fn import_mr<F: Family>(pd: *mut ibv_pd, mr_handle:
         let info = uapi::mr::query(fd, handle).step("ask for the memory region")?;
         let length = usize::try_from(info.length)
             .map_err(|_| Error::new("take the memory region's length", Errno::EOVERFLOW))?;
-        let mr = memory::new_mr(IBV_MR_TYPE_IMPORTED_MR, 0, || {
-            Ok(Mr { handle, lkey: info.lkey, rkey: info.rkey })
-        })?;
-        // SAFETY: made just now, nobody else has it.
-        let head = unsafe { &mut *mr };
+        let register = || Ok(Mr { handle, lkey: info.lkey, rkey: info.rkey });
         // SAFETY: the caller's word: a live PD.
-        head.context = unsafe { (*pd).context };
-        head.pd = pd;
-        head.length = length;
-        Ok(mr)
+        unsafe { memory::new_mr_in(pd, length, IBV_MR_TYPE_IMPORTED_MR, 0, register) }
     })
 }
 

@@ -223,8 +223,29 @@ pub(crate) unsafe extern "C" fn alloc_null_mr<F: Family>(pd: *mut ibv_pd) -> *mu
     })
 }
 
+/// As [`new_mr`], of `length` bytes from address 0, by an operation that libibverbs calls directly: nobody fills the rest in for us.
+///
+/// # Safety
+/// `pd` is a live PD.
+pub(crate) unsafe fn new_mr_in(
+    pd: *mut ibv_pd,
+    length: usize,
+    mr_type: u32,
+    access: c_int,
+    register: impl FnOnce() -> Result<Mr, Error>,
+) -> Result<*mut ibv_mr, Error> {
+    let mr = new_mr(mr_type, access, register)?;
+    // SAFETY: made just now, nobody else has it.
+    let head = unsafe { &mut *mr };
+    // SAFETY: the caller's word.
+    head.context = unsafe { (*pd).context };
+    head.pd = pd;
+    head.length = length;
+    Ok(mr)
+}
+
 /// Makes the C object of a region that `register` gets from the kernel.
-pub(crate) fn new_mr(
+fn new_mr(
     mr_type: u32,
     access: c_int,
     register: impl FnOnce() -> Result<Mr, Error>,
