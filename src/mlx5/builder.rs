@@ -42,6 +42,41 @@ enum State {
     Failed,
 }
 
+/// What an operation has of its own, of those without a bind.
+struct Plain {
+    op: Op,
+    /// In network order.
+    imm: u32,
+    /// Address and key.
+    remote: Option<(u64, u32)>,
+    /// Of an atomic.
+    operands: Option<wqe::Unit>,
+}
+
+impl Plain {
+    #[inline(always)]
+    fn of(op: SendOp) -> Option<Plain> {
+        let (op, imm, remote, operands) = match op {
+            SendOp::Send => (Op::SEND, 0, None, None),
+            SendOp::SendImm { imm_data } => (Op::SEND_IMM, imm_data, None, None),
+            SendOp::SendInv { invalidate_rkey } => (Op::SEND_INV, invalidate_rkey.to_be(), None, None),
+            SendOp::Write { rkey, remote_addr } => (Op::WRITE, 0, Some((remote_addr, rkey)), None),
+            SendOp::WriteImm { rkey, remote_addr, imm_data } => {
+                (Op::WRITE_IMM, imm_data, Some((remote_addr, rkey)), None)
+            }
+            SendOp::Read { rkey, remote_addr } => (Op::READ, 0, Some((remote_addr, rkey)), None),
+            SendOp::CmpSwp { rkey, remote_addr, compare, swap } => {
+                (Op::CMP_SWP, 0, Some((remote_addr, rkey)), Some(wqe::atomic(swap, compare)))
+            }
+            SendOp::FetchAdd { rkey, remote_addr, add } => {
+                (Op::FETCH_ADD, 0, Some((remote_addr, rkey)), Some(wqe::atomic(add, 0)))
+            }
+            _ => return None,
+        };
+        Some(Plain { op, imm, remote, operands })
+    }
+}
+
 /// Where a WQE is: its first block, and what is noted of it.
 type Place<'a> = (Block<'a>, &'a Slot);
 
@@ -99,27 +134,17 @@ impl Producer {
         block
     }
 
-    /// Begins the WQE of an operation without segments of its own, or with a remote address; there is room for it. False for
-    /// all others.
-    #[inline(always)]
-    fn begin_plain(&mut self, ring: &SendRing, wr: (u64, u32), op: SendOp) -> bool {
-        let (op, imm, remote) = match op {
-            SendOp::Send => (Op::SEND, 0, None),
-            SendOp::SendImm { imm_data } => (Op::SEND_IMM, imm_data, None),
-            SendOp::SendInv { invalidate_rkey } => (Op::SEND_INV, invalidate_rkey.to_be(), None),
-            SendOp::Write { rkey, remote_addr } => (Op::WRITE, 0, Some((remote_addr, rkey))),
-            SendOp::WriteImm { rkey, remote_addr, imm_data } => {
-                (Op::WRITE_IMM, imm_data, Some((remote_addr, rkey)))
-            }
-            SendOp::Read { rkey, remote_addr } => (Op::READ, 0, Some((remote_addr, rkey))),
-            _ => return false,
-        };
+    /// Begins the WQE of an operation of this kind; there is room for it.
+    fn begin_plain(&mut self, ring: &SendRing, wr: (u64, u32), Plain { op, imm, remote, operands }: Plain) {
         let prefix = self.prefix;
-        let block = self.begin(ring, wr, op, imm, prefix + u32::from(remote.is_some()));
+        let own = u32::from(remote.is_some()) + u32::from(operands.is_some());
+        let block = self.begin(ring, wr, op, imm, prefix + own);
         if let Some((remote_addr, rkey)) = remote {
             block.put(prefix, wqe::raddr(remote_addr, rkey));
         }
-        true
+        if let Some(operands) = operands {
+            block.put(prefix + 1, operands);
+        }
     }
 
     /// Begins the WQE of an operation of a connected QP, or one without a remote address. False: it is another.
@@ -128,9 +153,7 @@ impl Producer {
         &mut self,
         ring: &SendRing,
         (wr_id, wr_flags): (u64, u32),
-        (op, imm): (Op, u32),
-        remote: Option<(u64, u32)>,
-        operands: Option<wqe::Unit>,
+        Plain { op, imm, remote, operands }: Plain,
     ) -> bool {
         let post = self.post;
         let block = ring.blocks.at(post);
@@ -151,20 +174,6 @@ impl Producer {
         let builder = &mut self.builder;
         (builder.state, builder.op, builder.at, builder.head) = (State::Open, op, post, head);
         true
-    }
-
-    fn atomic(
-        &mut self,
-        ring: &SendRing,
-        wr: (u64, u32),
-        op: Op,
-        (remote_addr, rkey): (u64, u32),
-        operands: wqe::Unit,
-    ) {
-        let prefix = self.prefix;
-        let block = self.begin(ring, wr, op, 0, prefix + 2);
-        block.put(prefix, wqe::raddr(remote_addr, rkey));
-        block.put(prefix + 1, operands);
     }
 
     fn umr(&mut self, ring: &SendRing, wr: (u64, u32), op: Op, key: u32, bind: &Bind) {
@@ -250,23 +259,7 @@ impl SendBuilder for SendQueue {
         if producer.builder.state != State::Ended || !producer.has_usual_room(ring) {
             return false;
         }
-        let (op, imm, remote, operands) = match op {
-            SendOp::Send => (Op::SEND, 0, None, None),
-            SendOp::SendImm { imm_data } => (Op::SEND_IMM, imm_data, None, None),
-            SendOp::Write { rkey, remote_addr } => (Op::WRITE, 0, Some((remote_addr, rkey)), None),
-            SendOp::WriteImm { rkey, remote_addr, imm_data } => {
-                (Op::WRITE_IMM, imm_data, Some((remote_addr, rkey)), None)
-            }
-            SendOp::Read { rkey, remote_addr } => (Op::READ, 0, Some((remote_addr, rkey)), None),
-            SendOp::CmpSwp { rkey, remote_addr, compare, swap } => {
-                (Op::CMP_SWP, 0, Some((remote_addr, rkey)), Some(wqe::atomic(swap, compare)))
-            }
-            SendOp::FetchAdd { rkey, remote_addr, add } => {
-                (Op::FETCH_ADD, 0, Some((remote_addr, rkey)), Some(wqe::atomic(add, 0)))
-            }
-            _ => return false,
-        };
-        producer.begin_usual(ring, (wr_id, wr_flags), (op, imm), remote, operands)
+        Plain::of(op).is_some_and(|plain| producer.begin_usual(ring, (wr_id, wr_flags), plain))
     }
 
     fn operation(&mut self, wr_id: u64, wr_flags: u32, op: SendOp) {
@@ -281,12 +274,6 @@ impl SendBuilder for SendQueue {
         }
         let wr = (wr_id, wr_flags);
         match op {
-            SendOp::CmpSwp { rkey, remote_addr, compare, swap } => {
-                producer.atomic(ring, wr, Op::CMP_SWP, (remote_addr, rkey), wqe::atomic(swap, compare));
-            }
-            SendOp::FetchAdd { rkey, remote_addr, add } => {
-                producer.atomic(ring, wr, Op::FETCH_ADD, (remote_addr, rkey), wqe::atomic(add, 0));
-            }
             SendOp::LocalInv { invalidate_rkey } => {
                 producer.umr(ring, wr, Op::LOCAL_INV, invalidate_rkey, &Bind::INVALIDATE);
             }
@@ -296,12 +283,11 @@ impl SendBuilder for SendQueue {
                 let bind = Bind { type_2: true, rkey, qpn, addr, length, lkey: mr_lkey, access };
                 producer.umr(ring, wr, Op::BIND_MW, mw_rkey, &bind);
             }
-            op => {
+            op => match Plain::of(op) {
+                Some(plain) => producer.begin_plain(ring, wr, plain),
                 // A window too long, and what is never given out by `builders`.
-                if !producer.begin_plain(ring, wr, op) {
-                    producer.builder.fail(Errno::EOPNOTSUPP);
-                }
-            }
+                None => producer.builder.fail(Errno::EOPNOTSUPP),
+            },
         }
     }
 

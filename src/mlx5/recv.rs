@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use super::ring::{Owner, RCV_DBR, Receives, RecvRing, RecvRows};
+use super::ring::{Owner, Receives, RecvRing, RecvRows};
 use super::wqe;
 use crate::abi::public::*;
 use crate::abi::wr::{RecvWr, RecvWrs};
 use crate::error::Errno;
 use crate::family::Refused;
-use crate::hw::barrier::udma_to_device_barrier;
 
 /// The producer's side of a receive queue.
 #[derive(Debug)]
@@ -42,8 +41,9 @@ fn post_usual<'r>(rows: impl Fn() -> RecvRows<'r>, head: u32, max_sge: u32, wr: 
 /// Writes the WQE of receive number `head`, whatever it is.
 #[inline(never)]
 fn post_other(ring: &RecvRing, head: u32, max_sge: u32, wr: &RecvWr<'_>) -> Result<(), Errno> {
-    put_list(ring, ring.first_unit(head), max_sge, wr.sges()?)?;
-    ring.note(head, wr.wr_id());
+    let rows = ring.rows();
+    put_list(ring, rows.first_unit(head), max_sge, wr.sges()?)?;
+    rows.note(head, wr.wr_id());
     Ok(())
 }
 
@@ -95,9 +95,7 @@ impl RecvQueue {
             return false;
         }
         self.head = head.wrapping_add(1);
-        // The WQE is in memory before the record lets the device read it.
-        udma_to_device_barrier();
-        ring.record.store::<RCV_DBR>(self.head & 0xffff);
+        ring.publish(self.head);
         true
     }
 
@@ -121,9 +119,7 @@ impl RecvQueue {
             head = head.wrapping_add(1);
         }
         self.head = head;
-        // The WQEs are in memory before the record lets the device read them.
-        udma_to_device_barrier();
-        ring.record.store::<RCV_DBR>(head & 0xffff);
+        ring.publish(head);
         true
     }
 
@@ -160,9 +156,7 @@ impl RecvQueue {
         if head != self.head && closed {
             ring.keep(head);
         } else if head != self.head {
-            // The WQEs are in memory before the record lets the device read them.
-            udma_to_device_barrier();
-            ring.record.store::<RCV_DBR>(head & 0xffff);
+            ring.publish(head);
         }
         self.head = head;
         result

@@ -21,6 +21,7 @@ use crate::ha::gate::Gate;
 use crate::ha::ledger::Fate;
 pub use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
+use crate::hw::barrier::udma_to_device_barrier;
 use crate::hw::dma::{Block, BlockView, Blocks, Record, UnitView, Units};
 use crate::hw::table::{Table, View};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -387,11 +388,12 @@ impl RecvRing {
         }
     }
 
-    /// Where the WQE of receive number `number` begins.
+    /// Lets the device read the WQEs up to receive number `head`.
     #[inline(always)]
-    pub(super) fn first_unit(&self, number: u32) -> u32 {
-        // The ring holds whole WQEs: what is beyond its end is cut off.
-        number << self.log_units
+    pub(super) fn publish(&self, head: u32) {
+        // The WQEs are in memory before the record lets the device read them.
+        udma_to_device_barrier();
+        self.record.store::<RCV_DBR>(head & 0xffff);
     }
 
     /// Where the WQEs are, and their `wr_id`.
@@ -447,12 +449,6 @@ impl RecvRing {
         self.tail.load(Ordering::Acquire)
     }
 
-    #[inline(always)]
-    pub(super) fn note(&self, head: u32, wr_id: u64) {
-        // ORDER: Relaxed: the device's completion tells the poll to read.
-        self.wr_ids.at(head).store(wr_id, Ordering::Relaxed);
-    }
-
     /// The receive in place `counter` completed: its `wr_id`. `None` where none is outstanding.
     #[inline(always)]
     pub(super) fn complete(&self, counter: u16) -> Option<u64> {
@@ -461,7 +457,7 @@ impl RecvRing {
         if self.record.load::<RCV_DBR>() as u16 == tail as u16 {
             return None;
         }
-        // ORDER: Relaxed, see `note`.
+        // ORDER: Relaxed, see [`RecvRows::note`].
         let wr_id = self.wr_ids.at(u32::from(counter)).load(Ordering::Relaxed);
         // ORDER: Release, partner is the Acquire in `tail`.
         self.tail.store(tail.wrapping_add(1), Ordering::Release);
@@ -494,7 +490,7 @@ impl RecvRing {
 
     /// Hands data that came in the completion to the buffers of the receive in place `counter`.
     pub(super) fn scatter(&self, counter: u16, data: &[u8]) -> Result<(), Errno> {
-        let first = self.first_unit(u32::from(counter));
+        let first = self.rows().first_unit(u32::from(counter));
         if self.units.scatter(first, 1 << self.log_units, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
     }
 }
@@ -508,9 +504,10 @@ pub(super) struct RecvRows<'a> {
 }
 
 impl RecvRows<'_> {
-    /// As [`RecvRing::first_unit`].
+    /// Where the WQE of receive number `number` begins.
     #[inline(always)]
     pub(super) fn first_unit(self, number: u32) -> u32 {
+        // The ring holds whole WQEs: what is beyond its end is cut off.
         number << self.log_units
     }
 
