@@ -297,12 +297,6 @@ impl<T> SpinLock<T> {
         }
     }
 
-    /// As [`SpinLock::lock_own`], with no guard: where it took the lock, [`SpinLock::release`] has to follow.
-    #[inline(always)]
-    pub fn acquire_own(&self) -> bool {
-        self.mark().is_some()
-    }
-
     /// Takes the lock with no guard: [`SpinLock::release`] has to follow.
     #[inline(always)]
     pub fn acquire(&self) {
