@@ -106,7 +106,7 @@ test-full: ## the same, with the long runs (every cell of the matrix, sanitizers
 	@tests/run full
 
 soak: build ## threads, queue pairs and doorbells under load on the native bed, for twenty minutes (SECONDS=1200); then sanitizers
-	@tests/setup
+	@tests/setup native
 	@tests/system/soak $(or $(SECONDS),1200)
 
 demo: ## boots one guest, runs traffic through holdfast and pulls a device out under it (SUITE=bookworm)

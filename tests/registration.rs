@@ -516,10 +516,11 @@ fn the_library_exports_the_interposers_and_the_c_api_and_needs_no_libibverbs() {
     };
     let symbols = tool("nm", &["-D", "--defined-only"]);
     let names: BTreeSet<&str> = symbols.lines().map(|line| line.split_whitespace().last().unwrap()).collect();
-    let interposers: BTreeSet<String> =
-        [33, 34, 57, 59, 64, 65].iter().map(|number| format!("verbs_register_driver_{number}")).collect();
-    let interposers: BTreeSet<String> =
-        interposers.into_iter().chain(["mlx5dv_query_device".to_owned()]).collect();
+    let interposers: BTreeSet<String> = [33, 34, 57, 59, 64, 65]
+        .iter()
+        .map(|number| format!("verbs_register_driver_{number}"))
+        .chain(["mlx5dv_query_device".to_owned()])
+        .collect();
     for name in &interposers {
         // Without a version: the loader takes such a definition for a reference to any version.
         assert!(names.contains(name.as_str()), "{name} is not exported, or with a version: {symbols}");

@@ -3,7 +3,6 @@
 # comes back, and the same process uses it again. (With stock the removal hangs until the program ends.)
 . "$here/death.sh"
 
-clients=${CLIENTS_DIR:-$here/../../../target/clients/$VERSION_CODENAME}
 OURS=holdfast/holdfast
 # What the client has to say; kernel 5.10 does not survive atomics between two queue pairs of one device.
 death_facts='srq_receives kept

@@ -18,7 +18,6 @@ demo() {
         { note=$(tail -n 1 "$log.demo"); return 1; }
     note=$(sed -n 's/^ *ibv_rc_pingpong, unmodified *//p' "$log.demo")
 }
-clients=${CLIENTS_DIR:-$here/../../../target/clients/$VERSION_CODENAME}
 register death-demo "$OURS" demo
 register death-pingpong-events "$OURS" 'device_dies drivers ibv_rc_pingpong -n 1000000000 -e'
 register death-send-bw "$OURS" 'device_dies preload ib_send_bw -F -D 3000'

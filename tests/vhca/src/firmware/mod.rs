@@ -92,7 +92,7 @@ impl Call<'_> {
 
     /// Notes the words of a doorbell record, as they are when their queue goes.
     fn note_record(&mut self, record: u64, names: &[&str]) {
-        // A process may have taken the memory away by then, and nothing tells that it is gone.
+        // A process may have taken the memory away by then, and of what free(3) unmaps nobody tells.
         if matches!(self.device.memory, crate::memory::GuestMemory::Process(_)) {
             return;
         }
