@@ -509,6 +509,9 @@ static void one_death(unsigned round)
 	if (!first)
 		return_of(guid);
 	struct holdings after = holdings();
+	/* The kernel still lists a thread for a moment after pthread_join(3) has seen it end. */
+	for (end = now() + set.limit; after.threads > before.threads && now() < end; after = holdings())
+		rest(1000);
 	fact("left fds=%d maps=%d threads=%d", after.fds - before.fds, after.maps - before.maps, after.threads - before.threads);
 	note("resident %ld kB", after.resident_kb);
 	if (round <= 1 + rounds / 4)
