@@ -30,6 +30,7 @@ pub(crate) struct Cq<F: Family> {
     arm: F::Arm,
     /// The context's.
     life: Arc<Life>,
+    /// What events name it by.
     user_handle: u64,
     channel: Option<Arc<Channel>>,
     /// The kernel's CQ was destroyed before the application destroyed this one.
@@ -51,19 +52,14 @@ pub(crate) struct Cq<F: Family> {
 /// as it likes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// No event is asked for.
+/// No event was asked for, or since one was given at the end.
 const IDLE: u32 = 0;
-/// The application is owed an event.
+/// The application may be owed an event.
 const ARMED: u32 = 1;
-/// An event waits to be read.
+/// It was given at the end, and waits to be read.
 const SIGNALLED: u32 = 2;
 
 impl<F: Family> Cq<F> {
-    /// What events name it by.
-    pub(crate) fn user_handle(&self) -> u64 {
-        self.user_handle
-    }
-
     /// Whether no thread that began before the device was dying is arming. Asked after a barrier that every CPU passes.
     pub(crate) fn is_quiet(&self) -> bool {
         // ORDER: SeqCst, partner is `arm_any`: either that sees the device dying, or it is seen here.
@@ -118,12 +114,6 @@ impl<F: Family> Cq<F> {
             Some(reported) => Ok(*reported),
             None => uapi::cq::destroy(self.fd, self.handle),
         }
-    }
-
-    /// The kernel's own event was passed on.
-    pub(crate) fn told(&self) {
-        // ORDER: AcqRel, as in `wake`.
-        let _ = self.armed.compare_exchange(ARMED, SIGNALLED, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Arms. The caller is counted as arming.
@@ -460,8 +450,13 @@ pub(crate) unsafe extern "C" fn req_notify_cq_and_look<F: Family>(
 pub(crate) unsafe extern "C" fn cq_event<F: Family>(cq: *mut ibv_cq) {
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(cq) };
-    // ORDER: Release, as in `arm`.
-    ours.armed.store(IDLE, Ordering::Release);
+    // Of the kernel's events none ends an arm here: another thread may have armed since this one was read, and at the end an event
+    // too many is better than none.
+    // ORDER: Relaxed: only a look.
+    if ours.armed.load(Ordering::Relaxed) == SIGNALLED {
+        // ORDER: AcqRel, as in `wake`.
+        let _ = ours.armed.compare_exchange(SIGNALLED, IDLE, Ordering::AcqRel, Ordering::Relaxed);
+    }
     ours.arm.event();
 }
 

@@ -228,16 +228,7 @@ impl<F: Family> Watched for Context<F> {
             return;
         }
         for channel in self.channels.all() {
-            let mut told = Vec::new();
-            channel.pump(|cq| told.push(cq));
-            if told.is_empty() {
-                continue;
-            }
-            self.each(|object| {
-                if let Object::Cq(cq) = object {
-                    told.iter().filter(|handle| **handle == cq.user_handle()).for_each(|_| cq.told());
-                }
-            });
+            channel.pump();
         }
     }
 
