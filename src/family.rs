@@ -445,6 +445,9 @@ pub trait QueuePair: Send + Sync {
     /// The send queue's builder.
     type Sq: SendBuilder;
 
+    /// Whether the posts of sends below do anything: where each is a system call, they would save nothing.
+    const USUAL_SENDS: bool;
+
     /// Posts a work request of a usual kind on a queue that this thread owns. False: it is something else, nothing was done, and
     /// [`QueuePair::post_send`] has to do it.
     #[inline(always)]

@@ -174,6 +174,8 @@ impl QueuePair for Qp {
     type Ah = Ah;
     type Sq = SendQueue;
 
+    const USUAL_SENDS: bool = true;
+
     #[inline(always)]
     fn post_usual_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> bool {
         self.sq.lock_own().is_some_and(|mut sq| sq.post_usual(wr, objects))

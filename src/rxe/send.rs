@@ -105,6 +105,15 @@ fn allowed(qp_type: u32) -> u32 {
     }
 }
 
+/// Of [`allowed`], those that are nothing but data, sent, written or read, on a connected QP.
+fn usual(qp_type: u32) -> u32 {
+    const USUAL: u32 = 1 << IBV_WR_SEND | 1 << IBV_WR_SEND_WITH_IMM | RDMA;
+    if qp_type == IBV_QPT_UD { 0 } else { allowed(qp_type) & USUAL }
+}
+
+/// Those of them that name memory of the peer, each a bit.
+const RDMA: u32 = 1 << IBV_WR_RDMA_WRITE | 1 << IBV_WR_RDMA_WRITE_WITH_IMM | 1 << IBV_WR_RDMA_READ;
+
 /// The producer's side of a QP's send queue.
 #[derive(Debug)]
 pub struct SendQueue {
@@ -118,8 +127,9 @@ pub struct SendQueue {
     fd: CmdFd,
     handle: Handle,
     qp_type: u32,
-    /// Opcodes of `ibv_post_send`, each a bit.
+    /// Opcodes of `ibv_post_send`, each a bit, and those of them that [`SendQueue::build_usual`] takes.
     allowed: u32,
+    usual: u32,
     max_sge: u32,
     max_inline: u32,
     /// Our index; the one in the mapping is only written.
@@ -228,8 +238,31 @@ impl SendQueue {
         wire::Ud { remote_qpn, remote_qkey, ah_num: ah.ah_num, av: ah.av, ..Default::default() }
     }
 
-    /// Writes the WQE of `wr` into the slot at `index`.
+    /// Writes the WQE of `wr` into the slot at `index`, if it is of a [`usual`] kind, with data in one place. False: it is something
+    /// else, or wrong, which [`SendQueue::build`] tells.
     #[inline(always)]
+    fn build_usual(&self, wr: &SendWr<'_>, index: u32) -> bool {
+        let Some(kind) = 1_u32.checked_shl(wr.opcode()).filter(|kind| self.usual & kind != 0) else { return false };
+        let Some(sge) = wr.only_sge() else { return false };
+        let slot = self.ring.slot(index);
+        let send_flags = wr.send_flags();
+        let data = match wr.inline_piece(sge) {
+            None => slot.put(DATA, sge),
+            Some(piece) if sge.length <= self.max_inline => slot.put_user(DATA, piece),
+            Some(_) => return false,
+        };
+        let Rdma { remote_addr, rkey } = wr.rdma();
+        let iova = if kind & RDMA == 0 { 0 } else { remote_addr };
+        // What a kind has no use for, the kernel does not read.
+        let to = union_of(&wire::Rdma { remote_addr, rkey, reserved: 0 });
+        let (wr_id, opcode, ex) = (wr.wr_id(), wr.opcode(), wr.imm_data());
+        let head = HeadSeg { wr_id, reserved: 0, opcode, send_flags, ex, wr: to };
+        let tail = TailSeg { status: 0, state: 0, iova, kernel: [0; 6], dma: dma(sge.length, 1) };
+        data.and_then(|()| slot.put(TAIL, &tail)).and_then(|()| slot.put(0, &head)).is_ok()
+    }
+
+    /// Writes the WQE of any `wr` into the slot at `index`.
+    #[inline(never)]
     fn build<'a>(&mut self, wr: &SendWr<'a>, index: u32, objects: impl Objects<'a, Ah>) -> Result<(), Errno> {
         let opcode = wr.opcode();
         if 1_u32.checked_shl(opcode).is_none_or(|bit| self.allowed & bit == 0) {
@@ -502,6 +535,7 @@ impl Qp {
             handle,
             qp_type: request.qp_type,
             allowed: allowed(request.qp_type),
+            usual: if cap.max_send_sge == 0 { 0 } else { usual(request.qp_type) },
             max_sge: cap.max_send_sge,
             max_inline: cap.max_inline_data,
             producer,
@@ -563,6 +597,8 @@ impl QueuePair for Qp {
     type Ah = Ah;
     type Sq = SendQueue;
 
+    const USUAL_SENDS: bool = false;
+
     #[inline(always)]
     fn post_send<'a>(
         &self,
@@ -580,6 +616,7 @@ impl QueuePair for Qp {
         let mut result = Ok(());
         for wr in wrs {
             let built = match sq.room(index) {
+                Ok(true) if sq.build_usual(&wr, index) => Ok(()),
                 Ok(true) => sq.build(&wr, index, objects),
                 Ok(false) => Err(Errno::ENOMEM),
                 Err(errno) => Err(errno),

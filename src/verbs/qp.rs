@@ -609,6 +609,10 @@ pub(crate) unsafe extern "C" fn post_send<F: Family>(
     if wr.is_null() || bad_wr.is_null() {
         return refuse_null(bad_wr);
     }
+    if !<F::Qp as QueuePair>::USUAL_SENDS {
+        // SAFETY: the caller's word.
+        return unsafe { post_any_send::<F>(qp, wr, bad_wr) };
+    }
     // SAFETY: the caller's word: a valid list.
     let Some(wr) = unsafe { SendWrs::from_ptr(wr) }.only() else {
         // SAFETY: the caller's word.
