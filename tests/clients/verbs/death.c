@@ -172,6 +172,19 @@ static int entries(const char *path)
 	return n;
 }
 
+static void note_descriptors(void)
+{
+	DIR *d = opendir("/proc/self/fd");
+	char is[64];
+	need(d, "open /proc/self/fd");
+	for (struct dirent *e; (e = readdir(d));) {
+		ssize_t n = readlinkat(dirfd(d), e->d_name, is, sizeof(is));
+		if (n > 0 && atoi(e->d_name) != dirfd(d))
+			note("descriptor %s: %.*s", e->d_name, (int)n, is);
+	}
+	closedir(d);
+}
+
 struct holdings holdings(void)
 {
 	struct holdings h = { .fds = entries("/proc/self/fd") - 1, .threads = entries("/proc/self/task") };
@@ -513,6 +526,8 @@ static void one_death(unsigned round)
 	for (end = now() + set.limit; after.threads > before.threads && now() < end; after = holdings())
 		rest(1000);
 	fact("left fds=%d maps=%d threads=%d", after.fds - before.fds, after.maps - before.maps, after.threads - before.threads);
+	if (after.fds != before.fds)
+		note_descriptors();
 	note("resident %ld kB", after.resident_kb);
 	if (round <= 1 + rounds / 4)
 		resident_early = after.resident_kb;
@@ -595,6 +610,8 @@ int main(int argc, char **argv)
 	sigaction(SIGUSR1, &interrupt, NULL);
 	signal(SIGALRM, on_alarm);
 	alarm(time_limit);
+	/* The first list of devices loads the providers, which stay, with what they keep open: a log. No death is to blame for that. */
+	open_device("");
 
 	struct device *neighbour = NULL;
 	if (set.neighbour) {
