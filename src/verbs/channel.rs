@@ -46,6 +46,7 @@ impl Channels {
     pub(crate) fn get(&self, fd: RawFd) -> Arc<Channel> {
         let mut known = self.known();
         if let Some(channel) = known.get(&fd).and_then(Weak::upgrade) {
+            *channel.cqs() += 1;
             return channel;
         }
         known.retain(|_, channel| channel.strong_count() != 0);
@@ -71,6 +72,9 @@ pub(crate) struct Channel {
     fd: RawFd,
     /// What stood under that number, as far as /proc tells.
     file: Option<PathBuf>,
+    /// How many CQs have it: once there are none the application may close its file. Locked before the pipe, and for as long as
+    /// something is put under the number.
+    cqs: Mutex<u32>,
     pipe: Mutex<Option<Pipe>>,
 }
 
@@ -84,14 +88,24 @@ struct Pipe {
 }
 
 impl Channel {
-    /// The channel whose file is `fd`.
+    /// The channel whose file is `fd`, for one CQ.
     pub(crate) fn new(fd: RawFd) -> Channel {
-        Channel { fd, file: name_of(fd), pipe: Mutex::new(None) }
+        Channel { fd, file: name_of(fd), cqs: Mutex::new(1), pipe: Mutex::new(None) }
     }
 
     /// The number of its file.
     pub(crate) fn fd(&self) -> RawFd {
         self.fd
+    }
+
+    fn cqs(&self) -> MutexGuard<'_, u32> {
+        self.cqs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A CQ of it is destroyed.
+    pub(crate) fn leave(&self) {
+        let mut cqs = self.cqs();
+        *cqs = cqs.saturating_sub(1);
     }
 
     fn pipe(&self) -> MutexGuard<'_, Option<Pipe>> {
@@ -106,8 +120,9 @@ impl Channel {
     /// Puts the pipe under the channel's number, once. `cqs` may have an event in it at once; those of `owed` are in it from
     /// the start.
     fn take_over(&self, cqs: usize, owed: &[u64], epolls: &[Registered]) -> Result<(), Errno> {
+        let live = self.cqs();
         let mut pipe = self.pipe();
-        if pipe.is_some() {
+        if *live == 0 || pipe.is_some() {
             return Ok(());
         }
         if name_of(self.fd) != self.file {
@@ -444,6 +459,20 @@ mod tests {
         assert_eq!((taken, channel.is_taken_over()), (Err((from.as_raw(), Errno::EBADF)), false));
         sys::write(other_to.as_raw(), b"x").unwrap();
         assert!(readable(from.as_raw()) && !channel.post(2));
+    }
+
+    #[test]
+    fn a_channel_without_a_cq_may_be_closed_at_any_time_and_is_left_alone() {
+        let _kernel = Kernel::real();
+        let (from, _to) = sys::pipe(0).unwrap();
+        let channels = Channels::default();
+        let channel = channels.get(from.as_raw());
+        channels.get(from.as_raw()).leave();
+        channel.leave();
+        take(&channel);
+        assert!(!channel.is_taken_over());
+        take(&channels.get(from.as_raw()));
+        assert!(channel.is_taken_over(), "a CQ has it again");
     }
 
     #[test]

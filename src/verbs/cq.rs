@@ -391,6 +391,7 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
         if let Some(channel) = &ours.channel {
             // ORDER: Relaxed: nobody else destroys it.
             ours.purged.fetch_add(channel.purge(ours.user_handle), Ordering::Relaxed);
+            channel.leave();
         }
         // ORDER: Relaxed, as above.
         let given = ours.given.load(Ordering::Relaxed).wrapping_sub(ours.purged.load(Ordering::Relaxed));
