@@ -9,7 +9,7 @@ use crate::family::{Refused, SharedReceiveQueue};
 use crate::ha::gate::Gate;
 use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
-use crate::hw::shared_queue::{Garbage, SharedQueue};
+use crate::hw::shared_queue::{Garbage, SharedQueue, Slot};
 use crate::log;
 use crate::sync::SpinLock;
 use crate::uapi::{CmdFd, rxe as wire};
@@ -31,6 +31,13 @@ pub(super) struct RecvQueue {
     /// Our index; the one in the mapping is only written.
     producer: u32,
     reported: bool,
+}
+
+/// Writes a WQE but for its SGEs.
+#[inline(always)]
+fn put_wqe(slot: &Slot<'_>, wr_id: u64, length: u32, num_sge: u32) -> Result<(), Errno> {
+    let dma = wire::DmaInfo { length, resid: length, num_sge, ..Default::default() };
+    slot.put(0, &wire::RecvWqe { wr_id, dma, ..Default::default() })
 }
 
 impl RecvQueue {
@@ -62,6 +69,23 @@ impl RecvQueue {
         Errno::EIO
     }
 
+    /// Posts one work request with one SGE to a queue that is open. False: it is something else, or there is no room, and nothing was
+    /// done.
+    #[inline(always)]
+    pub(super) fn post_usual(&mut self, wr: &RecvWr<'_>) -> bool {
+        let (Some(ring), Some(sge), 1..) = (&self.ring, wr.only_sge(), self.max_sge) else { return false };
+        let next = ring.next(self.producer);
+        let slot = ring.slot(self.producer);
+        if !ring.load_consumer().is_ok_and(|consumer| consumer != next)
+            || slot.put(DATA, sge).and_then(|()| put_wqe(&slot, wr.wr_id(), sge.length, 1)).is_err()
+        {
+            return false;
+        }
+        self.producer = next;
+        ring.store_producer(next);
+        true
+    }
+
     #[inline(always)]
     fn post_one(&mut self, wr: &RecvWr<'_>) -> Result<(), Errno> {
         let sges = wr.sges()?;
@@ -77,8 +101,7 @@ impl RecvQueue {
         }
         let slot = ring.slot(self.producer);
         let length = put_sges(&slot, DATA, sges)?;
-        let dma = wire::DmaInfo { length, resid: length, num_sge: sges.len() as u32, ..Default::default() };
-        slot.put(0, &wire::RecvWqe { wr_id: wr.wr_id(), dma, ..Default::default() })?;
+        put_wqe(&slot, wr.wr_id(), length, sges.len() as u32)?;
         self.producer = next;
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::owed::{self, Owed};
 use super::recv::RecvQueue;
 use super::{PATIENCE, map_queue, put_sges};
 use crate::abi::public::*;
-use crate::abi::wr::{InlineData, Rdma, RecvWrs, SendWr, SendWrs, UserBytes};
+use crate::abi::wr::{InlineData, Rdma, RecvWr, RecvWrs, SendWr, SendWrs, UserBytes};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Objects, QpRequest, QueuePair, Refused, SendBuilder, SendOp};
 use crate::ha::gate::Gate;
@@ -242,7 +242,9 @@ impl SendQueue {
     /// else, or wrong, which [`SendQueue::build`] tells.
     #[inline(always)]
     fn build_usual(&self, wr: &SendWr<'_>, index: u32) -> bool {
-        let Some(kind) = 1_u32.checked_shl(wr.opcode()).filter(|kind| self.usual & kind != 0) else { return false };
+        let Some(kind) = 1_u32.checked_shl(wr.opcode()).filter(|kind| self.usual & kind != 0) else {
+            return false;
+        };
         let Some(sge) = wr.only_sge() else { return false };
         let slot = self.ring.slot(index);
         let send_flags = wr.send_flags();
@@ -598,6 +600,15 @@ impl QueuePair for Qp {
     type Sq = SendQueue;
 
     const USUAL_SENDS: bool = false;
+
+    #[inline(always)]
+    fn post_usual_recv(&self, wr: RecvWr<'_>) -> bool {
+        // Under the lock, as for sends.
+        self.rq
+            .as_ref()
+            .and_then(SpinLock::lock_own)
+            .is_some_and(|mut rq| self.gate.limit() & RECEIVES != 0 && rq.post_usual(&wr))
+    }
 
     #[inline(always)]
     fn post_send<'a>(

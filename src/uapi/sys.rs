@@ -526,7 +526,7 @@ pub(super) fn req_notify_cq(fd: RawFd, cmd: ReqNotifyCq) -> Result<(), Errno> {
     const IN_WORDS: u16 = (size_of::<ReqNotifyCqCmd>() / 4) as u16;
     let hdr = CmdHdr { command: ids::write::REQ_NOTIFY_CQ, in_words: IN_WORDS, out_words: 0 };
     let cmd = ReqNotifyCqCmd { hdr, cmd };
-    let n = kernel::write(fd, cmd.as_bytes())?;
+    let n = kernel::command(fd, cmd.as_bytes())?;
     if n == size_of::<ReqNotifyCqCmd>() { Ok(()) } else { Err(Errno::EPROTO) }
 }
 
@@ -541,6 +541,6 @@ pub(super) fn post_send(fd: RawFd, mut cmd: PostSend, resp: &mut PostSendResp) -
     cmd.response = core::ptr::from_mut(resp).expose_provenance() as u64;
     let hdr = CmdHdr { command: ids::write::POST_SEND, in_words: IN_WORDS, out_words: OUT_WORDS };
     let cmd = PostSendCmd { hdr, cmd };
-    let n = kernel::write(fd, cmd.as_bytes())?;
+    let n = kernel::command(fd, cmd.as_bytes())?;
     if n == size_of::<PostSendCmd>() { Ok(()) } else { Err(Errno::EPROTO) }
 }
