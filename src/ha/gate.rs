@@ -6,13 +6,16 @@
 //! ([`crate::sync::SpinLock::is_idle`]) behind a barrier that every CPU passes.
 
 use crate::config::OUTLIVES_DEVICES;
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use crate::sync::atomic::{AtomicU64, Ordering};
+
+/// What is there once it was closed, above a limit of 0.
+const CLOSED: u64 = 1 << 32;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Gate {
-    limit: AtomicU32,
-    closed: AtomicBool,
+    /// The limit in its lower half. One word has both: closing thousands takes no fence between two of their stores.
+    word: AtomicU64,
 }
 
 impl Gate {
@@ -26,40 +29,32 @@ impl Gate {
     #[inline(always)]
     pub fn limit(&self) -> u32 {
         // ORDER: Relaxed: a post that races with a change may see either; see the module for who waits for it.
-        self.limit.load(Ordering::Relaxed)
+        self.word.load(Ordering::Relaxed) as u32
     }
 
     /// The queue's state changed: `limit` may be outstanding from now on. A closed gate stays closed.
     pub fn set(&self, limit: u32) {
-        // ORDER: Relaxed; the fence orders it before the load below.
-        self.limit.store(limit, Ordering::Relaxed);
-        // ORDER: SeqCst, partner is the fence in `close`: either this thread sees the gate closed, or the 0 stored there
-        // comes after the limit stored here.
-        fence(Ordering::SeqCst);
-        // ORDER: Relaxed, as above.
-        if self.closed.load(Ordering::Relaxed) {
-            // ORDER: Relaxed, as above.
-            self.limit.store(0, Ordering::Relaxed);
-        }
+        let open = |word| (word != CLOSED).then_some(u64::from(limit));
+        // ORDER: Relaxed: the word stands for itself alone. What was there is of no use to anybody.
+        let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, open);
     }
 
     /// Closes it: posts that begin later are not let through.
     pub fn close(&self) {
-        // ORDER: Relaxed; the fence orders it before the store below.
-        self.closed.store(true, Ordering::Relaxed);
-        // ORDER: SeqCst, partner is the fence in `set`.
-        fence(Ordering::SeqCst);
         // ORDER: Relaxed: seen by posts after the barrier that the closer passes, or by the queue's lock.
-        self.limit.store(0, Ordering::Relaxed);
+        #[cfg(not(loom))]
+        self.word.store(CLOSED, Ordering::Relaxed);
+        // loom lets `set` exchange what was there before this store, and stand after it: it gets an exchange here, too.
+        // ORDER: as above.
+        #[cfg(loom)]
+        self.word.swap(CLOSED, Ordering::Relaxed);
     }
 
     /// Whether it was closed; asked where the limit let nothing through.
     #[cold]
     pub fn is_closed(&self) -> bool {
-        // ORDER: Acquire, partner is the fence in `close`: who saw its 0 sees this.
-        fence(Ordering::Acquire);
-        // ORDER: Relaxed, ordered by the fence.
-        OUTLIVES_DEVICES && self.closed.load(Ordering::Relaxed)
+        // ORDER: Relaxed: the same word as the limit, so whoever saw its 0 sees this.
+        OUTLIVES_DEVICES && self.word.load(Ordering::Relaxed) == CLOSED
     }
 }
 
