@@ -16,11 +16,12 @@ pub(crate) fn free_port() -> u16 {
 struct Release {
     name: String,
     root: Option<PathBuf>,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Release {
     fn here() -> Release {
-        Release { name: "this machine's".to_owned(), root: None }
+        Release { name: "this machine's".to_owned(), root: None, environment: Vec::new() }
     }
 
     /// Those of `HOLDFAST_BED_ROOTS`, as `NAME=PATH:...`.
@@ -28,7 +29,7 @@ impl Release {
         let roots = std::env::var("HOLDFAST_BED_ROOTS").expect("HOLDFAST_BED_ROOTS: run tests/system/bed");
         let releases = roots.split(':').map(|item| {
             let (name, path) = item.split_once('=').expect("NAME=PATH");
-            Release { name: name.to_owned(), root: Some(path.into()) }
+            Release { name: name.to_owned(), root: Some(path.into()), environment: Vec::new() }
         });
         releases.collect()
     }
@@ -61,7 +62,7 @@ fn run(
     let (net, port) = (own_net(), free_port().to_string());
     let command = |provider| {
         let mut command = release.command(provider, tool, &net);
-        command.args(["-p", &port]).args(arguments);
+        command.envs(release.environment.iter().cloned()).args(["-p", &port]).args(arguments);
         command
     };
     let serving = start(command(server));
@@ -170,6 +171,38 @@ fn read_bw() {
 #[test]
 fn read_lat() {
     perftest(&Release::here(), "ib_read_lat");
+}
+
+/// The machine's libibverbs, and each that `HOLDFAST_TEST_LIBIBVERBS` names, under the tools of the machine, with holdfast at both
+/// ends: it says which library it found.
+#[test]
+fn each_libibverbs_carries_traffic() {
+    let named = std::env::var_os("HOLDFAST_TEST_LIBIBVERBS").unwrap_or_default();
+    let named = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
+    for (n, library) in std::iter::once(PathBuf::from("libibverbs.so.1")).chain(named).enumerate() {
+        let log = BED.workshop.path().join(format!("traffic-{n}.log"));
+        let directory = library.parent().unwrap().display().to_string();
+        let release = Release {
+            environment: vec![
+                ("LD_LIBRARY_PATH", directory.clone()),
+                ("HOLDFAST_LOG", format!("info:{}", log.display())),
+            ],
+            ..Release::here()
+        };
+        for kind in ["rc", "uc", "ud", "srq"] {
+            for arguments in [&["-n", "50"][..], &["-n", "50", "-e"]] {
+                let tool = format!("ibv_{kind}_pingpong");
+                for said in run(&release, (Provider::Holdfast, Provider::Holdfast), &tool, arguments) {
+                    assert!(said.contains("50 iters in"), "{tool} with {}: {said}", library.display());
+                }
+            }
+        }
+        let found = std::fs::read_to_string(log).unwrap();
+        let found: Vec<&str> = found.lines().filter(|line| line.contains(": private ABI ")).collect();
+        let meant = format!("{directory}/libibverbs.so.1");
+        // A client that came before its server begins anew.
+        assert!(found.len() >= 16 && found.iter().all(|line| line.contains(&meant)), "{meant}: {found:#?}");
+    }
 }
 
 #[test]
