@@ -6,6 +6,7 @@ and the provider that served them is the one meant; whether a test passed is for
 
 import gc
 import os
+import random
 import select
 import signal
 import sys
@@ -34,6 +35,11 @@ def flatten(suite):
             yield item
 
 
+def left_out(test):
+    """The driver of 5.10 makes queue pairs of raw packets, whose sends never complete; holdfast refuses, as later drivers do."""
+    return os.uname().release.startswith("5.10.") and "_raw_qp" in test.id()
+
+
 def collect():
     names = sorted(f[:-3] for f in os.listdir(ROOT + "/tests") if f.startswith("test_") and f.endswith(".py"))
     for name in names:
@@ -54,6 +60,8 @@ def wrong_provider():
 
 
 def child(test, pipe):
+    # What a test leaves to chance is the same with each provider.
+    random.seed(test.id())
     result = unittest.TestResult()
     unittest.TestSuite([test]).run(result)
     for _, trace in result.errors + result.failures:
@@ -104,7 +112,7 @@ def run(test, logfile):
 
 
 def main():
-    everything = list(collect())
+    everything = [test for test in collect() if not left_out(test)]
     names = ["pyverbs/" + t.id().removeprefix("tests.") for t in everything]
     with open(out + "/plan.tsv", "a") as plan:
         plan.writelines(f"{name}\t{variant}\n" for name in names)
