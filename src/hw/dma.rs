@@ -9,7 +9,8 @@
 //! - D2: the places of a ring are a power of two, all within its memory: a masked index is always a valid place.
 //! - D3: nothing read back from this memory is an address of ours, except the data segments of a posted work request, which
 //!   hold what the application gave as its buffers, and which the device does not write.
-//! - D4: no reference is made to this memory; accesses are volatile or atomic, or plain writes ordered by a barrier.
+//! - D4: no reference is made to this memory; accesses are volatile or atomic, or plain writes ordered by a barrier. Not so of
+//!   what is [`Beside`] it, which is no device's, and which [`Memory::place`] does not reach.
 #![allow(unsafe_code, reason = "reads and writes memory that a device shares")]
 
 use core::marker::PhantomData;
@@ -33,8 +34,29 @@ pub struct Memory {
     /// There until the memory is dropped.
     map: Option<Map>,
     start: NonNull<u8>,
+    /// Without what is beside it.
     len: usize,
     pages: Arc<Pages>,
+}
+
+/// Bytes at the end of a [`Memory`] that belong to whoever has this, once zeroed: what we note of a ring. Nothing touches them before,
+/// so that a queue which is not used to its end costs no more than it is used.
+///
+/// - D7: from `offset` on, a multiple of [`ENTRY`], `len` bytes are mapped, and nobody else reaches them.
+#[derive(Debug)]
+pub struct Beside {
+    memory: Arc<Memory>,
+    offset: usize,
+    len: usize,
+}
+
+impl Beside {
+    /// Where they are, and how many.
+    pub(super) fn bytes(&self) -> NonNull<[u8]> {
+        // SAFETY: D7.
+        let start = unsafe { self.memory.start.add(self.offset) };
+        NonNull::slice_from_raw_parts(start, self.len)
+    }
 }
 
 // SAFETY: as for [`Map`]: an address, and nothing is read or written through it here.
@@ -94,17 +116,33 @@ impl Pages {
     /// `ENOMEM`; `EINVAL` for no bytes.
     pub fn take(self: &Arc<Pages>, len: usize) -> Result<Arc<Memory>, Errno> {
         let len = len.checked_next_multiple_of(4096).ok_or(Errno::ENOMEM)?;
-        let map = match self.used(len) {
+        self.mapped(len, len).map(Arc::new)
+    }
+
+    /// At least `len` zeroed bytes, from the start of a page, and `beside` bytes of our own behind them.
+    ///
+    /// # Errors
+    /// As [`Pages::take`].
+    pub fn take_beside(self: &Arc<Pages>, len: usize, beside: usize) -> Result<(Arc<Memory>, Beside), Errno> {
+        let offset = len.checked_next_multiple_of(ENTRY).ok_or(Errno::ENOMEM)?;
+        let end = offset.checked_add(beside).and_then(|end| end.checked_next_multiple_of(4096));
+        let memory = Arc::new(self.mapped(end.ok_or(Errno::ENOMEM)?, offset)?);
+        Ok((memory.clone(), Beside { memory, offset, len: beside }))
+    }
+
+    /// `mapped` bytes, whole pages, of which the first `len` are a device's.
+    fn mapped(self: &Arc<Pages>, mapped: usize, len: usize) -> Result<Memory, Errno> {
+        let map = match self.used(mapped) {
             Some(map) => map,
             None => {
-                let map = sys::map_memory(len)?;
+                let map = sys::map_memory(mapped)?;
                 // Copy on write after a fork would leave the device with one copy and us with the other.
-                self.fork.keep(map.as_ptr(), len)?;
+                self.fork.keep(map.as_ptr(), mapped)?;
                 map
             }
         };
         let start = map.as_ptr();
-        Ok(Arc::new(Memory { map: Some(map), start, len, pages: self.clone() }))
+        Ok(Memory { map: Some(map), start, len, pages: self.clone() })
     }
 
     /// One that was given back, zeroed.
@@ -161,7 +199,7 @@ impl Memory {
         (self.start.as_ptr().expose_provenance() + offset) as u64
     }
 
-    /// Bytes.
+    /// Bytes that are a device's.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {

@@ -1,11 +1,15 @@
 //! Tables beside a ring: what we note of each of its places, where no device reads it.
 //!
 //! Invariants of [`Table`]:
-//! - T1: `first` is the first of `mask + 1` values, a power of two, of a boxed slice that the table owns.
+//! - T1: `first` is the first of `mask + 1` values, a power of two, that the table owns: of a boxed slice, or, where `beside` is
+//!   there, in what that stands for.
 #![allow(unsafe_code, reason = "reaches a place by a masked index, without a test that it is one")]
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+
+use super::dma::Beside;
+use crate::error::Errno;
 
 /// A table of a power of two of `T`, whose indices wrap around: every index is a place, so that none is tested.
 ///
@@ -14,6 +18,7 @@ use core::ptr::NonNull;
 pub struct Table<T> {
     first: NonNull<T>,
     mask: u32,
+    beside: Option<Beside>,
 }
 
 // SAFETY: T1: it owns its values, as a box does.
@@ -26,7 +31,39 @@ impl<T> Table<T> {
     pub fn new(count: u32, make: impl FnMut() -> T) -> Table<T> {
         let count = count.max(1).checked_next_power_of_two().unwrap_or(1 << 31);
         let values: Box<[T]> = core::iter::repeat_with(make).take(count as usize).collect();
-        Table { first: NonNull::from(Box::leak(values)).cast(), mask: count - 1 }
+        Table { first: NonNull::from(Box::leak(values)).cast(), mask: count - 1, beside: None }
+    }
+
+    /// What `count` values take beside a ring.
+    #[must_use]
+    pub const fn bytes(count: u32) -> usize {
+        (count as usize).saturating_mul(size_of::<T>())
+    }
+
+    /// `count` values, a power of two, all zero, in memory beside a ring.
+    ///
+    /// # Errors
+    /// `ERANGE` where there is no room for them, or `count` is no power of two.
+    #[cfg(not(loom))]
+    pub fn zeroed(beside: Beside, count: u32) -> Result<Table<T>, Errno>
+    where
+        T: zerocopy::FromZeros,
+    {
+        const { assert!(align_of::<T>() <= super::dma::ENTRY && !core::mem::needs_drop::<T>()) };
+        let bytes = beside.bytes();
+        if !count.is_power_of_two() || bytes.len() < Table::<T>::bytes(count) {
+            return Err(Errno::ERANGE);
+        }
+        Ok(Table { first: bytes.cast(), mask: count - 1, beside: Some(beside) })
+    }
+
+    /// As without loom, whose atomics are more than their bytes.
+    #[cfg(loom)]
+    pub fn zeroed(_beside: Beside, count: u32) -> Result<Table<T>, Errno>
+    where
+        T: Default,
+    {
+        Ok(Table::new(count, T::default))
     }
 
     /// The value at `index`, taken modulo the table, to be changed.
@@ -95,6 +132,9 @@ impl<'a, T> View<'a, T> {
 
 impl<T> Drop for Table<T> {
     fn drop(&mut self) {
+        if self.beside.is_some() {
+            return;
+        }
         let values = NonNull::slice_from_raw_parts(self.first, self.mask as usize + 1);
         // SAFETY: T1: the box that `new` leaked, and nobody looks at it any more.
         drop(unsafe { Box::from_raw(values.as_ptr()) });
@@ -107,6 +147,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::abi::host::ForkRanges;
+    use crate::hw::dma::{Pages, Units};
+    use crate::uapi::sys::twin::Kernel;
 
     #[test]
     fn indices_wrap_around_a_power_of_two() {
@@ -125,6 +168,33 @@ mod tests {
         let mut one = Table::new(0, || 7);
         *one.at_mut(5) += 1;
         assert_eq!((one.len(), *one.at(0)), (1, 8));
+    }
+
+    #[test]
+    fn values_beside_a_ring_are_zero_and_their_own() {
+        let _kernel = Kernel::real();
+        let pages = Pages::new(ForkRanges::default());
+        let (ring, beside) = pages.take_beside(100, Table::<AtomicU32>::bytes(16)).unwrap();
+        assert_eq!(ring.len(), 128);
+        assert_eq!(Units::new(&ring, 0, 16).unwrap_err(), Errno::ERANGE, "not the ring's");
+        let units = Units::new(&ring, 0, 8).unwrap();
+        let table = Table::<AtomicU32>::zeroed(beside, 16).unwrap();
+        table.at(0).store(1, Ordering::Relaxed);
+        table.at(31).store(2, Ordering::Relaxed);
+        assert_eq!((table.at(16).load(Ordering::Relaxed), table.at(15).load(Ordering::Relaxed)), (1, 2));
+        assert_eq!(units.get(7), [0, 0]);
+        let address = ring.address(0);
+        drop((ring, units));
+        assert_ne!(pages.take(100).unwrap().address(0), address, "the table still has it");
+        drop(table);
+        let (ring, beside) = pages.take_beside(128, 64).unwrap();
+        assert_eq!(ring.address(0), address);
+        let table = Table::<AtomicU32>::zeroed(beside, 16).unwrap();
+        assert!(table.iter().all(|value| value.load(Ordering::Relaxed) == 0));
+        for (bytes, count) in [(64, 32), (64, 3), (0, 1)] {
+            let (_ring, beside) = pages.take_beside(64, bytes).unwrap();
+            assert_eq!(Table::<AtomicU32>::zeroed(beside, count).unwrap_err(), Errno::ERANGE);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::dbrec::Pool;
 use super::op::transport;
-use super::ring::{Key, Owner, Receives, RecvRing, SendRing};
+use super::ring::{Key, Owner, Receives, RecvRing, SendRing, Slot};
 use super::send::{self, SendQueue, Shape};
 use super::wqe;
 use super::{Ah, Cq, srq};
@@ -13,7 +13,8 @@ use crate::abi::host::ForkRanges;
 use crate::abi::public::*;
 use crate::abi::wr::{InlineData, UserBytes};
 use crate::family::{CompletionQueue as _, Head, SendBuilder as _, SendOp};
-use crate::hw::dma::{Blocks, Entries, Memory, Units};
+use crate::hw::dma::{Blocks, Entries, Pages, Units};
+use crate::hw::table::Table;
 use crate::sync::Locking;
 use crate::sync::atomic::AtomicBool;
 use crate::uapi::sys::twin::Kernel;
@@ -22,10 +23,12 @@ const BLOCKS: u32 = 32;
 
 /// A QP with its own receives, one with an SRQ, and nothing of either completed.
 fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
-    let memory = Memory::new(8192, ForkRanges::default()).ok()?;
+    let (memory, beside) =
+        Pages::new(ForkRanges::default()).take_beside(8192, Table::<Slot>::bytes(BLOCKS)).ok()?;
     let dbrec = pool.take().ok()?;
     let blocks = Blocks::new(&memory, 4096, BLOCKS).ok()?;
-    let send = SendRing::new(BLOCKS, send::prefix(transport::RC), blocks, dbrec.clone(), Arc::default());
+    let slots = Table::zeroed(beside, BLOCKS).ok()?;
+    let send = SendRing::new(slots, send::prefix(transport::RC), blocks, dbrec.clone(), Arc::default());
     send.gate.set(BLOCKS);
     let receives = if shared {
         let shape = super::shape::Srq { count: 16, log_units: 1 };

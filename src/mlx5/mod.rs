@@ -53,6 +53,7 @@ use crate::family::{
 use crate::ha::ledger::Fate;
 use crate::hw::dma::{Blocks, Entries, Pages, Units};
 use crate::hw::mmio::DeviceMemory;
+use crate::hw::table::Table;
 use crate::log;
 use crate::sync::SpinLock;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -70,7 +71,7 @@ pub use srq::Srq;
 use dbrec::Pool;
 use env::Env;
 use recv::RecvQueue;
-use ring::{Key, Owner, Receives, RecvRing, SendRing};
+use ring::{Key, Owner, Receives, RecvRing, SendRing, Slot};
 use uar::{Place, Uars, Use};
 
 /// The PCI vendor, which ECE options belong to.
@@ -652,7 +653,8 @@ impl Family for Mlx5 {
         let own_receives = request.srq.is_none() && request.qp_type != IBV_QPT_XRC_SEND;
         let sizes = shape::qp(&self.limits(), request.qp_type, request.send_ops, &request.cap, own_receives)
             .step("check the QP's sizes against the device")?;
-        let memory = self.pages.take(sizes.bytes()).step("allocate the queues")?;
+        let slots = Table::<Slot>::bytes(sizes.sq_blocks);
+        let (memory, beside) = self.pages.take_beside(sizes.bytes(), slots).step("allocate the queues")?;
         let dbrec = self.records.take().step("allocate a doorbell record")?;
         let (index, uidx) = self.index().step("find a user index")?;
         let register = self.register(attached.pd).step("find a doorbell")?;
@@ -709,7 +711,8 @@ impl Family for Mlx5 {
             } else {
                 let units = Blocks::new(&memory, sizes.sq_offset(), sizes.sq_blocks).step(lay_out)?;
                 let prefix = send::prefix(op::transport_of(request.qp_type));
-                Some(SendRing::new(sizes.sq_blocks, prefix, units, dbrec.clone(), device.life.clone()))
+                let slots = Table::zeroed(beside, sizes.sq_blocks).step(lay_out)?;
+                Some(SendRing::new(slots, prefix, units, dbrec.clone(), device.life.clone()))
             };
             let receives = if let Some(srq) = attached.srq {
                 Receives::Shared(srq.inner.clone())

@@ -31,8 +31,8 @@ pub(super) const RCV_DBR: usize = 0;
 /// The word of the doorbell record for sends, `MLX5_SND_DBR`.
 pub(super) const SND_DBR: usize = 1;
 
-/// What is noted of a posted send, in one word: `head` its number among the work requests, `next` the block where the WQE
-/// after it begins.
+/// What is noted of a posted send, in one word: `head` its number among the work requests, from [`FIRST`] on, `next` the block where
+/// the WQE after it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Meta {
     pub(super) head: u32,
@@ -51,13 +51,18 @@ impl Meta {
         Meta { head: word as u32, next: (word >> 32) as u16, noted: Noted((word >> 48) as u8) }
     }
 
-    /// Before the first: the next work request is number 0, at block 0.
-    const NONE: Meta = Meta { head: u32::MAX, next: 0, noted: Noted(0) };
+    /// Before the first: the next work request is number [`FIRST`], at block 0. Its word is 0, so that slots nobody has written to
+    /// are right as they come, in pages that nobody has touched.
+    const NONE: Meta = Meta { head: FIRST - 1, next: 0, noted: Noted(0) };
 }
+
+/// The number of a send queue's first work request.
+pub(super) const FIRST: u32 = 1;
 
 /// One block of the send queue that a WQE may begin in: what a post notes of it, and a poll reads. 16 bytes, so that both are in
 /// one cache line.
-#[derive(Debug)]
+#[derive(Debug, Default)]
+#[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 pub(super) struct Slot {
     wr_id: AtomicU64,
     meta: AtomicU64,
@@ -137,18 +142,18 @@ pub(super) struct SendRing {
 }
 
 impl SendRing {
-    /// A ring of `count` blocks, a power of two, whose WQEs are in `blocks`, each with `prefix` units in front of the
-    /// operation's own.
+    /// A ring whose WQEs are in `blocks`, each with `prefix` units in front of the operation's own; `slots` has one for each
+    /// block, all zero.
     pub(super) fn new(
-        count: u32,
+        slots: Table<Slot>,
         prefix: u32,
         blocks: Blocks,
         dbrec: Arc<Dbrec>,
         life: Arc<Life>,
     ) -> SendRing {
-        let slot = || Slot { wr_id: AtomicU64::new(0), meta: AtomicU64::new(Meta::NONE.pack()) };
+        const { assert!(Meta::NONE.pack() == 0) };
         SendRing {
-            slots: Table::new(count, slot),
+            slots,
             retired: AtomicU64::new(Meta::NONE.pack()),
             gate: Gate::new(),
             kept: Kept::new(life),

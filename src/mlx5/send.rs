@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::ah::Ah;
 use super::builder::Builder;
 use super::op::{self, Form, Op, Ops, ops_of, transport};
-use super::ring::{Meta, Owner, Place, SendRing, Slot};
+use super::ring::{FIRST, Meta, Owner, Place, SendRing, Slot};
 use super::uar::{Entered, Register, Use};
 use super::wqe::{self, Bind};
 use crate::abi::public::*;
@@ -175,9 +175,9 @@ impl Producer {
     fn new(shape: Shape, max_burst: u32) -> Producer {
         Producer {
             post: 0,
-            head: 0,
+            head: FIRST,
             common: if shape.sq_sig_all { wqe::ctrl_flags(wqe::CTRL_CQ_UPDATE) } else { 0 },
-            tail: 0,
+            tail: FIRST,
             transport: shape.transport,
             prefix: prefix(shape.transport),
             atomics: shape.atomics,
@@ -196,7 +196,7 @@ impl Producer {
 
     /// The queue is empty, as after a reset.
     pub(super) fn reset(&mut self) {
-        (self.post, self.head, self.tail) = (0, 0, 0);
+        (self.post, self.head, self.tail) = (0, FIRST, FIRST);
         self.common &= !PENDING;
         self.builder = Builder::default();
     }
