@@ -16,6 +16,7 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, Ordering};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::abi::host::ForkRanges;
@@ -73,7 +74,8 @@ impl Drop for Memory {
 }
 
 /// Where a context's memory comes from, and goes to for a while: the kernel takes longer to map and unmap pages, and to hand them out
-/// zeroed, than to make a queue pair of them (two thirds of `ibv_destroy_qp`).
+/// zeroed, than to make a queue pair of them (two thirds of `ibv_destroy_qp`). What was given back last is kept, and handed out
+/// first: what an application makes again is what it destroyed just now, and whatever it destroyed before makes room.
 ///
 /// What is given back was a queue that the kernel destroyed, so that no device writes there any more; once the device is
 /// dying, nothing new is made on its context.
@@ -82,12 +84,45 @@ pub struct Pages {
     fork: ForkRanges,
     /// The process that these mappings belong to: a forked child may have none of them.
     process: u32,
-    free: Mutex<Vec<Map>>,
+    free: Mutex<Free>,
+}
+
+/// What was given back, from the first to the last, and its bytes.
+#[derive(Debug, Default)]
+struct Free {
+    maps: VecDeque<Map>,
+    len: usize,
+}
+
+impl Free {
+    /// The last one of `len` bytes.
+    fn take(&mut self, len: usize) -> Option<Map> {
+        let at = self.maps.iter().rposition(|map| map.len() == len)?;
+        self.len -= len;
+        self.maps.remove(at)
+    }
+
+    /// One more; what [`Free::over`] says then.
+    fn put(&mut self, map: Map) -> Option<Map> {
+        self.len += map.len();
+        self.maps.push_back(map);
+        self.over()
+    }
+
+    /// The first one, where there are too many, or too many bytes.
+    fn over(&mut self) -> Option<Map> {
+        if self.maps.len() <= KEPT && self.len <= KEPT_LEN {
+            return None;
+        }
+        let map = self.maps.pop_front()?;
+        self.len -= map.len();
+        Some(map)
+    }
 }
 
 /// Mappings that are kept, and their bytes, at most.
-const KEPT: usize = 32;
-const KEPT_LEN: usize = 1 << 20;
+const KEPT: usize = 64;
+const KEPT_LEN: usize = 2 << 20;
 
 impl Default for Pages {
     fn default() -> Pages {
@@ -106,7 +141,7 @@ impl Pages {
         Pages { fork, process: std::process::id(), free: Mutex::default() }
     }
 
-    fn free(&self) -> MutexGuard<'_, Vec<Map>> {
+    fn free(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,11 +182,7 @@ impl Pages {
 
     /// One that was given back, zeroed.
     fn used(&self, len: usize) -> Option<Map> {
-        let map = {
-            let mut free = self.free();
-            let at = free.iter().rposition(|map| map.len() == len)?;
-            free.swap_remove(at)
-        };
+        let map = self.free().take(len)?;
         if self.process != std::process::id() {
             // Not for us to use, nor to unmap.
             let _ = core::mem::ManuallyDrop::new(map);
@@ -162,23 +193,25 @@ impl Pages {
         Some(map)
     }
 
+    /// Keeps `map`, for which the oldest ones make room; one that is too long for that is unmapped.
     fn give_back(&self, map: Map) {
-        {
-            let mut free = self.free();
-            let len: usize = free.iter().map(Map::len).sum();
-            if free.len() < KEPT && len + map.len() <= KEPT_LEN {
-                free.push(map);
-                return;
-            }
+        if map.len() > KEPT_LEN {
+            return self.fork.release(map.as_ptr(), map.len());
         }
-        self.fork.release(map.as_ptr(), map.len());
+        let mut over = self.free().put(map);
+        // Each is unmapped while nobody waits for it.
+        while let Some(map) = over {
+            self.fork.release(map.as_ptr(), map.len());
+            drop(map);
+            over = self.free().over();
+        }
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
         let free = self.free.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for map in free.drain(..) {
+        for map in free.maps.drain(..) {
             self.fork.release(map.as_ptr(), map.len());
         }
     }
@@ -908,14 +941,17 @@ mod tests {
         assert_eq!(again.address(0), address);
         assert_eq!(Units::new(again, 0, 8).unwrap().get(7), [0, 0]);
         assert_ne!(pages.take(8192).unwrap().address(0), address);
-        // No more than so many, and not so long.
+        // No more than so many, and not so long: the oldest make room.
+        let lens = || pages.free().maps.iter().map(Map::len).collect::<Vec<_>>();
         drop((0..2 * KEPT).map(|_| pages.take(4096).unwrap()).collect::<Vec<_>>());
-        assert_eq!(pages.free().len(), KEPT);
-        pages.free().clear();
+        assert_eq!(lens(), [4096; KEPT]);
         drop(pages.take(KEPT_LEN + 1).unwrap());
-        assert!(pages.free().is_empty());
+        assert_eq!(lens(), [4096; KEPT]);
+        drop([pages.take(8192).unwrap(), pages.take(12288).unwrap()]);
+        let free = lens();
+        assert_eq!((free.len(), free.first(), free.last()), (KEPT, Some(&4096), Some(&12288)));
         drop([pages.take(KEPT_LEN / 2).unwrap(), pages.take(KEPT_LEN / 2 + 1).unwrap()]);
-        assert_eq!(pages.free().len(), 1);
+        assert_eq!(lens(), [KEPT_LEN / 2 + 4096]);
     }
 
     #[test]
