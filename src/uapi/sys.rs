@@ -85,6 +85,8 @@ pub struct Command<'a> {
     error: Option<Errno>,
     /// Which attributes, by index, success must have flagged as written.
     expected: u32,
+    /// Which attribute, by index, receives the object or the descriptor made; none beyond the last.
+    made: usize,
     /// Which attributes the kernel writes through, so that its twin cannot write through another.
     #[cfg(any(test, fuzzing))]
     outs: u32,
@@ -102,6 +104,7 @@ impl<'a> Command<'a> {
             packet,
             error: None,
             expected: 0,
+            made: usize::MAX,
             #[cfg(any(test, fuzzing))]
             outs: 0,
             buffers: PhantomData,
@@ -190,6 +193,7 @@ impl<'a> Command<'a> {
 
     /// Room for the handle of the object made: [`Answer::handle`].
     pub fn new_handle(&mut self, id: NewIdr) -> &mut Self {
+        self.made = usize::from(self.packet.hdr.num_attrs);
         self.push(id.0, 0, 0)
     }
 
@@ -200,6 +204,7 @@ impl<'a> Command<'a> {
 
     /// Room for the descriptor made: [`Answer::fd`].
     pub fn new_fd(&mut self, id: NewFd) -> &mut Self {
+        self.made = usize::from(self.packet.hdr.num_attrs);
         self.push(id.0, 0, 0)
     }
 
@@ -232,28 +237,24 @@ impl<'a> Command<'a> {
         twin::announce(self.outs);
         // SAFETY: the attributes hold by `live`, `way` and `plain`, and `num_attrs` of them are filled.
         unsafe { kernel::ioctl(cmd.fd, &mut self.packet) }?;
-        let answer = Answer { packet: self.packet };
-        for (at, attr) in answer.attrs().enumerate() {
+        for (at, attr) in self.packet.attrs.iter().take(used).enumerate() {
             if self.expected & 1 << at != 0 && attr.flags & VALID_OUTPUT == 0 {
                 return Err(Errno::EPROTO);
             }
         }
-        Ok(answer)
+        Ok(Answer { made: self.packet.attrs.get(self.made).copied() })
     }
 }
 
-/// What a successful call left in the attributes themselves.
+/// What a successful call left in the attributes themselves: what it made, if that was asked for. (The whole packet would be 400 bytes
+/// that each call copies twice.)
 pub struct Answer {
-    packet: Packet,
+    made: Option<Attr>,
 }
 
 impl Answer {
-    fn attrs(&self) -> impl Iterator<Item = &Attr> {
-        self.packet.attrs.iter().take(usize::from(self.packet.hdr.num_attrs))
-    }
-
     fn find(&self, attr_id: u16) -> Result<&Attr, Errno> {
-        self.attrs().find(|attr| attr.attr_id == attr_id).ok_or(Errno::EPROTO)
+        self.made.as_ref().filter(|attr| attr.attr_id == attr_id).ok_or(Errno::EPROTO)
     }
 
     /// The handle of the object made.
