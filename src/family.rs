@@ -531,6 +531,13 @@ pub trait QueuePair: Send + Sync {
 
 /// A shared receive queue.
 pub trait SharedReceiveQueue: Send + Sync {
+    /// As [`QueuePair::post_usual_recv`].
+    #[inline(always)]
+    fn post_usual_recv(&self, wr: RecvWr<'_>) -> bool {
+        let _ = wr;
+        false
+    }
+
     /// As [`QueuePair::post_usual_sends`].
     #[inline(always)]
     fn post_usual_recvs(&self, wrs: RecvWrs<'_>) -> bool {

@@ -252,19 +252,27 @@ pub(crate) unsafe extern "C" fn post_srq_recv<F: Family>(
     wr: *mut ibv_recv_wr,
     bad_wr: *mut *mut ibv_recv_wr,
 ) -> c_int {
-    #[inline(never)]
-    unsafe extern "C" fn any<F: Family>(
-        srq: *mut ibv_srq,
-        wr: *mut ibv_recv_wr,
-        bad_wr: *mut *mut ibv_recv_wr,
-    ) -> c_int {
-        // SAFETY: the caller's word.
-        let ours = unsafe { ours::<F>(srq) };
-        // SAFETY: the caller's word: a valid list.
-        let wrs = unsafe { RecvWrs::from_ptr(wr) };
-        // SAFETY: the caller's word: `bad_wr` may be written.
-        unsafe { super::qp::answer(ours.queue.post_recv(wrs), bad_wr) }
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(srq) };
+    // SAFETY: the caller's word: a valid list.
+    let wrs = unsafe { RecvWrs::from_ptr(wr) };
+    if wrs.only().is_some_and(|wr| ours.queue.post_usual_recv(wr)) {
+        return 0;
     }
+    // SAFETY: the caller's word.
+    unsafe { post_srq_recvs::<F>(srq, wr, bad_wr) }
+}
+
+/// As [`post_srq_recv`], of a list: a function of its own, since what a list needs takes registers from the one.
+///
+/// # Safety
+/// As for [`post_srq_recv`].
+#[inline(never)]
+unsafe extern "C" fn post_srq_recvs<F: Family>(
+    srq: *mut ibv_srq,
+    wr: *mut ibv_recv_wr,
+    bad_wr: *mut *mut ibv_recv_wr,
+) -> c_int {
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(srq) };
     // SAFETY: the caller's word: a valid list.
@@ -272,7 +280,25 @@ pub(crate) unsafe extern "C" fn post_srq_recv<F: Family>(
         return 0;
     }
     // SAFETY: the caller's word.
-    unsafe { any::<F>(srq, wr, bad_wr) }
+    unsafe { post_any_srq_recv::<F>(srq, wr, bad_wr) }
+}
+
+/// Posts any list.
+///
+/// # Safety
+/// As for [`post_srq_recv`].
+#[inline(never)]
+unsafe extern "C" fn post_any_srq_recv<F: Family>(
+    srq: *mut ibv_srq,
+    wr: *mut ibv_recv_wr,
+    bad_wr: *mut *mut ibv_recv_wr,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(srq) };
+    // SAFETY: the caller's word: a valid list.
+    let wrs = unsafe { RecvWrs::from_ptr(wr) };
+    // SAFETY: the caller's word: `bad_wr` may be written.
+    unsafe { super::qp::answer(ours.queue.post_recv(wrs), bad_wr) }
 }
 
 /// `get_srq_num`.
