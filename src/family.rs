@@ -280,6 +280,16 @@ pub trait CompletionQueue: Send {
     /// `out` is full or there are no more; otherwise `Err` with how many, and [`CompletionQueue::poll`] has to go on.
     fn poll_usual(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, u32>;
 
+    /// As [`CompletionQueue::poll_usual`], of more kinds.
+    ///
+    /// # Errors
+    /// As said there.
+    #[inline(always)]
+    fn poll_most(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, u32> {
+        let _ = out;
+        Err(0)
+    }
+
     /// `ibv_start_poll` and `ibv_next_poll`, as long as what comes is usual.
     #[inline(always)]
     fn next_usual(&mut self) -> Next {

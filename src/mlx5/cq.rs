@@ -775,6 +775,20 @@ impl Cq {
         index.wrapping_sub(first)
     }
 
+    /// As `poll_usual` answers: `polled` completions from `first` on were given, where there was room for `room`.
+    #[inline(always)]
+    fn polled(&self, first: u32, polled: u32, room: usize) -> Result<u32, u32> {
+        let index = first.wrapping_add(polled);
+        // Nothing to tell the device otherwise: an empty poll touches nothing but the entry.
+        if polled != 0 {
+            self.consumed(index);
+        }
+        if (polled as usize) < room && (self.written(index).is_some() || self.life.is_gone()) {
+            return Err(polled);
+        }
+        Ok(polled)
+    }
+
     #[inline(always)]
     fn current(&self) -> Cqe<'_> {
         Cqe::read(self.entries.entry(self.current.index))
@@ -879,15 +893,14 @@ impl CompletionQueue for Cq {
         } else {
             self.poll_good::<{ kind::RECEIVED }>(first, out)
         };
-        let index = first.wrapping_add(polled);
-        if polled != 0 {
-            self.consumed(index);
-        }
-        // Nothing to tell the device otherwise: an empty poll touches nothing but the entry.
-        if (polled as usize) < out.len() && (self.written(index).is_some() || self.life.is_gone()) {
-            return Err(polled);
-        }
-        Ok(polled)
+        self.polled(first, polled, out.len())
+    }
+
+    #[inline(always)]
+    fn poll_most(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, u32> {
+        let first = self.consumer();
+        let polled = self.poll_good::<{ kind::SHARED }>(first, out);
+        self.polled(first, polled, out.len())
     }
 
     fn poll(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, Errno> {

@@ -479,7 +479,7 @@ pub(crate) unsafe extern "C" fn poll_cq<F: Family>(
 }
 
 /// Completions of the usual kinds, of a queue that this thread owns, are given without a call; everything else goes on in
-/// [`poll_on`].
+/// [`poll_most`].
 ///
 /// # Safety
 /// As for [`poll_cq`], and `num_entries` is not negative.
@@ -499,6 +499,33 @@ unsafe extern "C" fn poll_some<F: Family>(cq: *mut ibv_cq, num_entries: c_int, w
             // No more than num_entries.
             Ok(polled) => return polled.cast_signed(),
             Err(before) => polled = before,
+        }
+    }
+    // SAFETY: the caller's word.
+    unsafe { poll_most::<F>(cq, num_entries, wc, polled) }
+}
+
+/// Polls on, behind the first `polled` entries, those of more kinds: a function of its own, as for posts.
+///
+/// # Safety
+/// As for [`poll_cq`]; `polled` is at most `num_entries`.
+#[inline(never)]
+unsafe extern "C" fn poll_most<F: Family>(
+    cq: *mut ibv_cq,
+    num_entries: c_int,
+    wc: *mut ibv_wc,
+    mut polled: u32,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(cq) };
+    if let Some(mut queue) = ours.queue.lock_own() {
+        let count = num_entries.unsigned_abs() as usize;
+        // SAFETY: the caller's word: `num_entries` entries that are the caller's to write.
+        let out = unsafe { core::slice::from_raw_parts_mut(wc.cast::<MaybeUninit<ibv_wc>>(), count) };
+        match queue.poll_most(out.get_mut(polled as usize..).unwrap_or_default()) {
+            // No more than num_entries.
+            Ok(more) => return (polled + more).cast_signed(),
+            Err(more) => polled += more,
         }
     }
     // SAFETY: the caller's word.
