@@ -436,6 +436,26 @@ pub trait SendBuilder: Send {
     fn complete(&mut self) -> Result<(), Errno>;
     /// `ibv_wr_abort`: forgets everything since `start`.
     fn abort(&mut self);
+    /// Tells the device of what was [`Posted::Untold`].
+    fn tell(&mut self, last: u32, burst: u32) {
+        let _ = (last, burst);
+    }
+}
+
+/// What became of a work request that was to be posted without a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Posted {
+    /// The device was told of it.
+    Told,
+    /// It is in the queue, which this thread keeps until it has called [`SendBuilder::tell`]: somebody else rings the doorbell just now.
+    Untold {
+        /// Where it begins.
+        last: u32,
+        /// What of it the doorbell has.
+        burst: u32,
+    },
+    /// Nothing was done.
+    Not,
 }
 
 /// The objects that a send work request names by pointer, looked up by the verbs layer, which made them.
@@ -458,29 +478,43 @@ pub trait QueuePair: Send + Sync {
     /// Whether the posts of sends below do anything: where each is a system call, they would save nothing.
     const USUAL_SENDS: bool;
 
-    /// Posts a work request of a usual kind on a queue that this thread owns. False: it is something else, nothing was done, and
-    /// [`QueuePair::post_send`] has to do it.
+    /// Posts a work request of a usual kind on a queue that this thread owns. Where it is something else [`QueuePair::post_send`] has to
+    /// do it.
     #[inline(always)]
-    fn post_usual_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Self::Ah>) -> bool {
+    fn post_usual_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Self::Ah>) -> Posted {
         let _ = (wr, objects);
-        false
+        Posted::Not
     }
 
-    /// As [`QueuePair::post_usual_send`], of a list.
+    /// The same of a list; whether that was done.
     #[inline(always)]
     fn post_usual_sends<'a>(&self, wrs: SendWrs<'a>, objects: impl Objects<'a, Self::Ah>) -> bool {
         let _ = (wrs, objects);
         false
     }
 
-    /// As [`QueuePair::post_usual_sends`], of more kinds, each a little slower; the list is not empty.
+    /// Whether [`QueuePair::post_usual_send`] may do it, at a glance: else it is not asked, and [`QueuePair::post_most_send`] is.
+    #[inline(always)]
+    fn looks_usual(wr: SendWr<'_>) -> bool {
+        let _ = wr;
+        false
+    }
+
+    /// As [`QueuePair::post_usual_send`], of more kinds, each a little slower.
+    #[inline(always)]
+    fn post_most_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Self::Ah>) -> Posted {
+        let _ = (wr, objects);
+        Posted::Not
+    }
+
+    /// As [`QueuePair::post_usual_sends`], of more kinds; the list is not empty.
     #[inline(always)]
     fn post_most_sends<'a>(&self, wrs: SendWrs<'a>, objects: impl Objects<'a, Self::Ah>) -> bool {
         let _ = (wrs, objects);
         false
     }
 
-    /// As [`QueuePair::post_usual_send`], to the QP's own receive queue.
+    /// As [`QueuePair::post_usual_sends`], of one, to the QP's own receive queue.
     #[inline(always)]
     fn post_usual_recv(&self, wr: RecvWr<'_>) -> bool {
         let _ = wr;

@@ -111,7 +111,9 @@ impl Producer {
     }
 
     fn forget(&mut self) {
-        (self.post, self.head, self.common) = self.builder.saved;
+        let (post, head, common) = self.builder.saved;
+        (self.post, self.head) = (post, head);
+        self.set_common(common);
         (self.builder.state, self.builder.head) = (State::Ended, 0);
     }
 
@@ -385,6 +387,10 @@ impl SendBuilder for SendQueue {
             producer.ring(ring, self.register.as_deref(), at, burst);
         }
         Ok(())
+    }
+
+    fn tell(&mut self, last: u32, burst: u32) {
+        SendQueue::tell(self, last, burst);
     }
 
     fn abort(&mut self) {

@@ -47,7 +47,7 @@ use crate::abi::public::*;
 use crate::abi::wr::{RecvWr, RecvWrs, SendWr, SendWrs};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{
-    Attached, CqRequest, Created, CreatedCq, Device, DriverCaps, Family, Objects, Opened, QpRequest,
+    Attached, CqRequest, Created, CreatedCq, Device, DriverCaps, Family, Objects, Opened, Posted, QpRequest,
     QueuePair, Refused, SrqRequest, Verbs,
 };
 use crate::ha::ledger::Fate;
@@ -171,6 +171,19 @@ pub struct Qp {
     _index: Option<Index>,
 }
 
+impl Qp {
+    /// Posts by `post` if this thread owns the queue, and keeps it where the device is not told.
+    #[inline(always)]
+    fn posting(&self, post: impl FnOnce(&mut SendQueue) -> Posted) -> Posted {
+        let Some(mut sq) = self.sq.lock_own() else { return Posted::Not };
+        let posted = post(&mut sq);
+        if matches!(posted, Posted::Untold { .. }) {
+            sq.keep();
+        }
+        posted
+    }
+}
+
 impl QueuePair for Qp {
     type Ah = Ah;
     type Sq = SendQueue;
@@ -178,8 +191,18 @@ impl QueuePair for Qp {
     const USUAL_SENDS: bool = true;
 
     #[inline(always)]
-    fn post_usual_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> bool {
-        self.sq.lock_own().is_some_and(|mut sq| sq.post_usual(wr, objects))
+    fn post_usual_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> Posted {
+        self.posting(|sq| sq.post_usual(wr, objects))
+    }
+
+    #[inline(always)]
+    fn looks_usual(wr: SendWr<'_>) -> bool {
+        send::looks_usual(wr)
+    }
+
+    #[inline(always)]
+    fn post_most_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> Posted {
+        self.posting(|sq| sq.post_most(wr, objects))
     }
 
     #[inline(always)]

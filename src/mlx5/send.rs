@@ -15,7 +15,7 @@ use super::wqe::{self, Bind};
 use crate::abi::public::*;
 use crate::abi::wr::{Atomic, InlineData, Rdma, SendWr, SendWrs, UserBytes};
 use crate::error::Errno;
-use crate::family::{Objects, Refused};
+use crate::family::{Objects, Posted, Refused};
 use crate::hw::dma::Block;
 
 /// The producer's side of a send queue.
@@ -55,7 +55,7 @@ pub(super) struct Producer {
     pub(super) prefix: u32,
     atomics: bool,
     ops: &'static Ops,
-    /// Those that [`Producer::build`] knows: none where the queue takes no data.
+    /// Those that [`Producer::build`] knows: none where the queue takes no data, nor as long as the next WQE alone has to wait.
     usual_ops: &'static Ops,
     /// Work requests that a queue takes whose gate is closed.
     max_post: u32,
@@ -162,6 +162,16 @@ pub(super) fn put_datagram(block: Block<'_>, ah: &Ah, remote_qpn: u32, remote_qk
     block.put(3, gid);
 }
 
+/// Whether a work request looks like one for [`SendQueue::post_usual`]: as far as nothing but itself tells, and with a form of data
+/// that costs no look at the entry where there is no inline data.
+#[inline(always)]
+pub(super) fn looks_usual(wr: SendWr<'_>) -> bool {
+    const { assert!(IBV_WR_RDMA_WRITE == 0 && IBV_WR_RDMA_READ < IBV_WR_ATOMIC_CMP_AND_SWP) };
+    let inlined = wr.send_flags() & IBV_SEND_INLINE != 0;
+    wr.opcode() <= IBV_WR_RDMA_READ
+        && wr.only_sge().is_some_and(|sge| !inlined || sge.length <= wqe::INLINE_IN_UNIT)
+}
+
 /// Units in front of the operation's own segments.
 pub(super) const fn prefix(transport: u8) -> u32 {
     match transport {
@@ -197,8 +207,14 @@ impl Producer {
     /// The queue is empty, as after a reset.
     pub(super) fn reset(&mut self) {
         (self.post, self.head, self.tail) = (0, FIRST, FIRST);
-        self.common &= !PENDING;
+        self.set_common(self.common & !PENDING);
         self.builder = Builder::default();
+    }
+
+    /// What every WQE has from now on, and what the next one alone.
+    pub(super) fn set_common(&mut self, common: u64) {
+        self.common = common;
+        self.usual_ops = if self.max_sge == 0 || common & PENDING != 0 { &op::NO_OPS } else { self.ops };
     }
 
     /// Whether a further work request may be posted. The limit is 0 where none may: it closes the queue.
@@ -238,13 +254,13 @@ impl Producer {
     #[cold]
     fn fenced(&mut self, send_flags: u32) -> u64 {
         let fence = (self.common & PENDING) as u8;
-        self.common &= !PENDING;
+        self.set_common(self.common & !PENDING);
         self.common | wqe::ctrl_flags(if send_flags & IBV_SEND_FENCE == 0 { fence } else { 0 })
     }
 
     /// The next WQE waits for the one just built.
     pub(super) fn fence_next(&mut self) {
-        self.common |= u64::from(wqe::CTRL_INITIATOR_SMALL_FENCE);
+        self.set_common(self.common | u64::from(wqe::CTRL_INITIATOR_SMALL_FENCE));
     }
 
     /// Ends the WQE of `ds` units, number `head`, at `post`, whose block and slot these are: the half of the control segment that has
@@ -297,9 +313,8 @@ impl Producer {
         objects: impl Objects<'a, Ah>,
     ) -> Option<(u32, u32)> {
         let op = self.usual_ops.get(wr.opcode() as usize).copied().unwrap_or_default();
-        let common = self.common;
         let unusual = Form::UMR.union(Form::NONE);
-        if op.has(if ALL { unusual } else { unusual.union(Form::ATOMIC) }) || common & PENDING != 0 {
+        if op.has(if ALL { unusual } else { unusual.union(Form::ATOMIC) }) {
             return None;
         }
         let inlined = wr.send_flags() & IBV_SEND_INLINE != 0;
@@ -307,6 +322,9 @@ impl Producer {
         if only.is_none_or(|sge| inlined && sge.length > self.max_short_inline) && !ALL {
             return None;
         }
+        // The bytes of inline data, of which a plain list asks late: its registers are short.
+        let piece = if ALL { only.and_then(|sge| wr.inline_piece(sge)) } else { None };
+        let is_short = |piece: UserBytes<'_>| piece.len() <= self.max_short_inline as usize;
         let block = rows.block(post);
         let mut ds = prefix(T);
         if T == transport::UD {
@@ -336,23 +354,28 @@ impl Producer {
             // The first unit behind the datagram segment is in the next block.
             let (data, at) =
                 if T == transport::UD { (rows.block(post.wrapping_add(1)), 0) } else { (block, ds) };
-            match only {
-                Some(sge) if !inlined => {
-                    data.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
-                    ds += 1;
-                }
-                Some(sge) if sge.length <= self.max_short_inline => {
+            match (only, piece) {
+                (Some(sge), None) if !ALL && inlined => {
                     data.put_headed(at, wqe::inline_head(sge.length), wr.inline_piece(sge)?);
                     ds += 1;
                 }
-                Some(sge) if ALL => {
-                    let (head, bytes) = (wqe::inline_head(sge.length), wr.inline_piece(sge)?);
-                    if sge.length > self.max_inline
-                        || !rows.blocks().put_headed_straight(post, ds, head, bytes)
+                (Some(sge), None) => {
+                    data.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
+                    ds += 1;
+                }
+                (_, Some(piece)) if is_short(piece) => {
+                    // Of 32 bits: that of an entry.
+                    data.put_headed(at, wqe::inline_head(piece.len() as u32), piece);
+                    ds += 1;
+                }
+                (_, Some(piece)) if ALL => {
+                    let len = piece.len() as u32;
+                    if len > self.max_inline
+                        || !rows.blocks().put_headed_straight(post, ds, wqe::inline_head(len), piece)
                     {
                         return None;
                     }
-                    ds += wqe::inline_units(sge.length);
+                    ds += wqe::inline_units(len);
                 }
                 _ => {
                     let sges = wr.sges().ok()?;
@@ -366,7 +389,7 @@ impl Producer {
                 }
             }
         }
-        block.put_half::<1>(common | wqe::send_flags(wr.send_flags()) | wqe::ctrl_imm(imm(op, wr)));
+        block.put_half::<1>(self.common | wqe::send_flags(wr.send_flags()) | wqe::ctrl_imm(imm(op, wr)));
         let slot = rows.slot(post);
         slot.note_id(wr.wr_id());
         Some((ds, self.close(post, head, block, slot, op, ds)))
@@ -478,28 +501,34 @@ impl Producer {
         self.common & PENDING == 0 && self.has_room(ring, self.head, ring.gate.limit())
     }
 
-    /// Posts one work request of a plain kind, on a connected QP. False: it is something else, or there is no room, and nothing was
-    /// done.
+    /// Posts one work request, of any kind with `ALL`, or of a plain one. Otherwise, and where there is no room, nothing was done.
+    ///
+    /// The right to ring is only asked for at the end: what it is made of would take two registers from all that comes before.
     #[inline(always)]
-    fn post_usual<'a>(
+    fn post_one<'a, const T: u8, const ALL: bool>(
         &mut self,
         ring: &SendRing,
-        register: &Entered<'_>,
+        register: &Register,
         wr: SendWr<'a>,
         objects: impl Objects<'a, Ah>,
-    ) -> bool {
-        let (post, head) = (self.post, self.head);
+    ) -> Posted {
+        let (post, head, limit) = (self.post, self.head, ring.gate.limit());
         // Not behind a closed gate, whose limit is 0.
-        if head.wrapping_sub(self.tail) >= ring.gate.limit() {
-            return false;
+        if head.wrapping_sub(self.tail) >= limit && !(ALL && self.has_room(ring, head, limit)) {
+            return Posted::Not;
         }
-        let Some((ds, next)) = self.build::<{ transport::RC }, false>(ring, wr, (post, head), objects) else {
-            return false;
+        let Some((ds, next)) = self.build::<T, ALL>(ring, wr, (post, head), objects) else {
+            return Posted::Not;
         };
         (self.post, self.head) = (next, head.wrapping_add(1));
         let burst = self.burst(ds, wr.send_flags() & IBV_SEND_INLINE != 0);
-        register.ring(&ring.record, next, ring.blocks.view(), post, burst);
-        true
+        match register.enter() {
+            Some(register) => {
+                register.ring(&ring.record, next, ring.blocks.view(), post, burst);
+                Posted::Told
+            }
+            None => Posted::Untold { last: post, burst },
+        }
     }
 
     /// Posts a list of work requests, `ALL` or plain ones. False: there is one of another kind, or no room for all, and
@@ -591,12 +620,36 @@ impl SendQueue {
         self.producer.reset();
     }
 
-    /// Posts one work request of a plain kind. False: it is something else, and nothing was done.
+    /// Posts one work request of a plain kind.
     #[inline(always)]
-    pub(super) fn post_usual<'a>(&mut self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> bool {
-        let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return false };
-        let Some(register) = &register.enter() else { return false };
-        self.producer.transport <= transport::UC && self.producer.post_usual(ring, register, wr, objects)
+    pub(super) fn post_usual<'a>(&mut self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> Posted {
+        let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return Posted::Not };
+        let producer = &mut self.producer;
+        if producer.transport > transport::UC {
+            return Posted::Not;
+        }
+        producer.post_one::<{ transport::RC }, false>(ring, register, wr, objects)
+    }
+
+    /// As [`SendQueue::post_usual`], of all kinds that take no call.
+    #[inline(always)]
+    pub(super) fn post_most<'a>(&mut self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> Posted {
+        let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return Posted::Not };
+        let producer = &mut self.producer;
+        match producer.transport {
+            transport::RC | transport::UC => {
+                producer.post_one::<{ transport::RC }, true>(ring, register, wr, objects)
+            }
+            transport::UD => producer.post_one::<{ transport::UD }, true>(ring, register, wr, objects),
+            _ => Posted::Not,
+        }
+    }
+
+    /// Tells the device of what was posted and it was not told of, whoever else uses the register.
+    pub(super) fn tell(&mut self, last: u32, burst: u32) {
+        if let Some(ring) = &self.owner.send {
+            self.producer.ring(ring, self.register.as_deref(), last, burst);
+        }
     }
 
     /// Posts a list of them, of more than one. False: there is something else, and nothing was done.
@@ -608,7 +661,7 @@ impl SendQueue {
             && self.producer.post_list::<{ transport::RC }, false>(ring, register, wrs, objects)
     }
 
-    /// As [`SendQueue::post_usual_list`], of all kinds that take no call, and of one or more.
+    /// As [`SendQueue::post_usual_list`], of all kinds that take no call.
     #[inline(always)]
     pub(super) fn post_list<'a>(&mut self, wrs: SendWrs<'a>, objects: impl Objects<'a, Ah>) -> bool {
         let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return false };

@@ -1014,6 +1014,26 @@ fn doorbells_are_rung_as_the_environment_says() {
 }
 
 #[test]
+fn a_register_that_others_ring_too_is_told_of_a_post_in_its_turn() {
+    let mut world = world(resp(), Env { total_uuars: 2, low_lat_uuars: 0, ..env() });
+    let cq = world.cq(7, 0);
+    let qp = world.qp(&cq, IBV_QPT_RC, CAP, None);
+    let bf = world.bf.recv().unwrap();
+    let mut sges = [SGE];
+    let mut wr = send(1, IBV_WR_SEND, &mut sges);
+    // SAFETY: a valid request that outlives its use.
+    let one = unsafe { SendWrs::from_ptr(&raw mut wr) }.only().unwrap();
+    let mut sq = qp.qp.sq.lock();
+    // Nobody owns the register's lock yet: it takes a call.
+    let Posted::Untold { last, burst } = sq.post_usual(one, Known(&THE_AH)) else { panic!("told") };
+    assert_eq!((last, burst, qp.db.be32(4)), (0, 2, 0));
+    sq.tell(last, burst);
+    drop(sq);
+    assert_eq!(qp.db.be32(4), 1);
+    assert_eq!(bf.bytes(0x800, 32), qp.sq.bytes(0, 32));
+}
+
+#[test]
 fn a_machine_without_write_combining_rings_plain_doorbells() {
     let world = World::plain();
     world.kernel.ioctl(ids::UAR_OBJ_ALLOC, |_| Err(Errno::EOPNOTSUPP));
