@@ -1043,7 +1043,7 @@ fn a_machine_without_write_combining_rings_plain_doorbells() {
 
 #[test]
 fn registers_are_a_qps_own_then_shared_then_used_again() {
-    let world = World::plain();
+    let world = world(resp(), Env { total_uuars: 6, low_lat_uuars: 4, ..env() });
     for _ in 0..2 {
         world.kernel.ioctl(ids::UAR_OBJ_ALLOC, |io| {
             answer_uar(io, BF_PAGE);
