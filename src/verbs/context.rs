@@ -387,7 +387,8 @@ pub(crate) unsafe extern "C" fn free_context<F: Family>(context: *mut ibv_contex
     guard::nothing_of("ibv_close_device", || {
         // SAFETY: the caller's word.
         let ours = unsafe { of::<F>(context) };
-        watch::unregister(ours);
+        // SAFETY: it is there until the end of this.
+        unsafe { watch::unregister(ours) };
         let forgotten = core::mem::take(&mut *ours.live());
         if !forgotten.is_empty() {
             log::warn!("{}: closed with {} queues and queue pairs alive", ours.device.ibdev, forgotten.len());

@@ -18,6 +18,7 @@ use zerocopy::IntoBytes as _;
 use super::channel;
 use super::context::Context;
 use super::death::Object;
+use super::watch;
 use crate::error::Errno;
 use crate::family::{Family, QueuePair as _, SharedReceiveQueue as _};
 use crate::ha::life::Sign;
@@ -83,8 +84,9 @@ impl<F: Family> Context<F> {
     /// Lets go of every file of the device. The application's numbers stay taken: its async event file becomes a pipe that tells of
     /// the end, the command file one that answers nothing; its channels are pipes already.
     pub(super) fn let_go_of_files(&self) {
-        *self.events() = None;
-        *self.removal() = None;
+        for file in [self.events().take(), self.removal().take()].into_iter().flatten() {
+            watch::forget(file.as_raw());
+        }
         let (command, events) = (self.device.fd.fd, self.device.events.fd());
         // A number that the application closed, and has for something else, is its own.
         let is = |fd, what| channel::name_of(fd).is_none_or(|name| name.to_string_lossy().contains(what));

@@ -5,6 +5,9 @@
 //! run (`HOLDFAST_WATCH=off`) or cannot, [`look`] does the same when a call meets a sign, and [`glance`] when one is made that
 //! programs make all the time.
 //!
+//! The files that a context has for that are in an epoll instance of the watcher's, which hears of no context that comes or goes, but for
+//! the last: to wake it for each was a third of what `ibv_close_device` took, and `poll(2)` keeps a file that is closed meanwhile.
+//!
 //! Locks: [`CONTEXTS`] is held while a sign is acted on, so that a context stays until that is done; it is taken before
 //! [`THREAD`], and neither while a queue's lock is held, but for [`kick`], which takes `THREAD` alone.
 //!
@@ -81,9 +84,24 @@ impl Entry {
                 News::Look | News::Other => {}
             }
         }
-        if !self.removing && context.removal().is_some_and(is_closed) {
+        if let Some(removal) = context.removal().filter(|removal| !self.removing && is_closed(*removal)) {
             self.removing = true;
+            // It would tell so for ever.
+            forget(removal);
             self.context().sign(Sign::Removing);
+        }
+    }
+
+    /// Renews the channel with no CQ.
+    fn refresh(&self) {
+        let context = self.context();
+        // Before it is closed: a forked child may have it too, and then it would stay.
+        context.removal().into_iter().for_each(forget);
+        context.refresh();
+        if !self.removing
+            && let Some(removal) = context.removal()
+        {
+            watch(removal, 0);
         }
     }
 
@@ -106,6 +124,8 @@ static THREAD: Mutex<Option<Thread>> = Mutex::new(None);
 
 struct Thread {
     wake: OwnedFd,
+    /// Where the files of contexts are.
+    files: OwnedFd,
     /// The kernel's news of devices, from the first context on whose driver waits for its users: that a node goes is all that it
     /// tells of a removal.
     news: Option<OwnedFd>,
@@ -147,29 +167,78 @@ pub(crate) unsafe fn register(context: *const dyn Watched) -> bool {
             )),
         }
     }
-    if let Some(thread) = &mut *thread
-        && thread.news.is_none()
-        && contexts.last().is_some_and(|entry| entry.context().waits_for_users())
-    {
-        thread.news = process::device_news()
+    let Some(running) = &mut *thread else { return false };
+    // SAFETY: the caller's word.
+    let context = unsafe { &*context };
+    if running.news.is_none() && context.waits_for_users() {
+        running.news = process::device_news()
             .inspect_err(|errno| log::debug!("no news of devices ({errno}): their nodes are looked at"))
             .ok();
+        sys::count(running.wake.as_raw());
     }
-    let watched = thread.is_some();
-    drop(thread);
-    drop(contexts);
-    kick();
-    watched
+    let files = [context.events().map(|fd| (fd, libc::EPOLLIN)), context.removal().map(|fd| (fd, 0))];
+    for (fd, events) in files.into_iter().flatten() {
+        running.watch(fd, events);
+    }
+    true
+}
+
+impl Thread {
+    /// Wakes it when `fd` has any of `events`, or an error.
+    fn watch(&self, fd: RawFd, events: i32) {
+        let what = process::Registration { events: events.cast_unsigned(), data: 0 };
+        if let Err(errno) = process::epoll_add(self.files.as_raw(), fd, what) {
+            log::error!(
+                "a file of a device is not watched ({errno}): its death is noticed when a call meets it"
+            );
+        }
+    }
+
+    /// Hears of `fd` no more.
+    fn forget(&self, fd: RawFd) {
+        // One that is not there any more is none to be forgotten.
+        let _ = process::epoll_forget(self.files.as_raw(), fd);
+    }
+}
+
+/// [`Thread::watch`], where there is one.
+fn watch(fd: RawFd, events: i32) {
+    if let Some(thread) = &*thread() {
+        thread.watch(fd, events);
+    }
+}
+
+/// A file that was watched, and is about to be closed.
+pub(crate) fn forget(fd: RawFd) {
+    if let Some(thread) = &*thread() {
+        thread.forget(fd);
+    }
 }
 
 /// Forgets `context`; when this returns nothing of it is used any more.
-pub(crate) fn unregister(context: *const dyn Watched) {
+///
+/// # Safety
+/// It is where it was.
+pub(crate) unsafe fn unregister(context: *const dyn Watched) {
     let last = {
         let mut contexts = contexts();
+        let before = contexts.len();
         contexts.retain(|entry| !core::ptr::addr_eq(entry.context, context));
-        if contexts.is_empty() { thread().take() } else { None }
+        let mut thread = thread();
+        if let Some(running) = &*thread
+            && contexts.len() != before
+        {
+            // SAFETY: the caller has it yet, and it was registered.
+            let context = unsafe { &*context };
+            context.events().into_iter().chain(context.removal()).for_each(|fd| running.forget(fd));
+            // Of one that died it waits for more than these.
+            if context.life().is_over() {
+                sys::count(running.wake.as_raw());
+            }
+        }
+        if contexts.is_empty() { thread.take() } else { None }
     };
-    let Some(Thread { wake, stop, handle, news: _news }) = last else { return kick() };
+    let Some(Thread { wake, stop, handle, files: _files, news: _news }) = last else { return };
     // ORDER: Release, partner is the Acquire in `run`.
     stop.store(true, Ordering::Release);
     sys::count(wake.as_raw());
@@ -244,12 +313,13 @@ fn expire(contexts: &[Entry]) {
 fn start() -> Result<Thread, Errno> {
     const STACK: usize = 128 << 10;
     let wake = sys::eventfd(0, libc::EFD_NONBLOCK)?;
+    let files = process::epoll()?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (fd, stopped) = (wake.as_raw(), stop.clone());
+    let (fd, watched, stopped) = (wake.as_raw(), files.as_raw(), stop.clone());
     let builder = std::thread::Builder::new().name("holdfast".into()).stack_size(STACK);
-    let spawned = process::with_signals_blocked(|| builder.spawn(move || run(fd, &stopped)));
+    let spawned = process::with_signals_blocked(|| builder.spawn(move || run(fd, watched, &stopped)));
     let errno = |error: std::io::Error| Errno::new(error.raw_os_error().unwrap_or(libc::EAGAIN));
-    Ok(Thread { wake, news: None, stop, handle: spawned.map_err(errno)? })
+    Ok(Thread { wake, files, news: None, stop, handle: spawned.map_err(errno)? })
 }
 
 /// Objects come in bursts: what is kept the newest is renewed once after one.
@@ -267,7 +337,7 @@ fn news() -> Option<RawFd> {
     thread().as_ref()?.news.as_ref().map(OwnedFd::as_raw)
 }
 
-fn run(wake: RawFd, stop: &AtomicBool) {
+fn run(wake: RawFd, watched: RawFd, stop: &AtomicBool) {
     let file = |fd: RawFd, events| libc::pollfd { fd, events, revents: 0 };
     let mut fds = Vec::new();
     let (mut rescuing, mut blind) = (false, false);
@@ -275,14 +345,13 @@ fn run(wake: RawFd, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         fds.clear();
         fds.push(file(wake, libc::POLLIN));
+        fds.push(file(watched, libc::POLLIN));
         let news = news();
         fds.push(file(news.unwrap_or(-1), libc::POLLIN));
         let mut wait: Option<Duration> = None;
         let mut stale = false;
         for entry in contexts().iter() {
             let context = entry.context();
-            fds.extend(context.events().map(|fd| file(fd, libc::POLLIN)));
-            fds.extend(context.removal().filter(|_| !entry.removing).map(|fd| file(fd, 0)));
             fds.extend(context.channels().into_iter().map(|fd| file(fd, libc::POLLIN)));
             stale |= context.is_stale();
             let unheard = (context.waits_for_users() && news.is_none()).then_some(BLIND);
@@ -317,10 +386,10 @@ fn run(wake: RawFd, stop: &AtomicBool) {
                 rescuing |= entry.context().rescue();
             }
             entry.look();
-            let context = entry.context();
             if stale {
-                context.refresh();
+                entry.refresh();
             }
+            let context = entry.context();
             context.pump();
             if look {
                 entry.look_at_node();
@@ -355,8 +424,8 @@ extern "C" fn in_child() {
     let Some((mut contexts, mut thread)) = HELD.try_with(RefCell::take).ok().flatten() else { return };
     // The child has no watcher, and what the contexts that it inherits do is the parent's business.
     contexts.clear();
-    if let Some(Thread { wake, handle, news, .. }) = thread.take() {
-        drop((wake, news));
+    if let Some(Thread { wake, files, handle, news, .. }) = thread.take() {
+        drop((wake, files, news));
         // The thread is not in this process: nothing is to be detached.
         let _ = core::mem::ManuallyDrop::new(handle);
     }

@@ -44,6 +44,15 @@ pub struct Registration {
     pub data: u64,
 }
 
+/// `epoll_create1(2)`, close-on-exec.
+///
+/// # Errors
+/// The kernel's.
+pub fn epoll() -> Result<OwnedFd, Errno> {
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) }).and_then(OwnedFd::new)
+}
+
 /// `epoll_ctl(2)`, `EPOLL_CTL_DEL`.
 ///
 /// # Errors
