@@ -11,7 +11,6 @@
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering};
-use std::collections::BTreeSet;
 use std::ffi::{CStr, c_char};
 use std::os::fd::FromRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::channel::Channels;
+pub(crate) use super::live::Kind;
+use super::live::Live;
 use super::{cast, guard, ops, watch};
 use crate::abi::host::{Host, Wrapper};
 use crate::abi::public::*;
@@ -32,22 +33,14 @@ use crate::sync;
 use crate::uapi::sys::{OwnedFd, process};
 use crate::uapi::{self, CmdFd, DriverId};
 
-/// Which objects of a context are alive: those with mappings of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    Cq,
-    Srq,
-    Qp,
-}
-
 /// Our part of a context.
 #[derive(Debug)]
 pub(crate) struct Context<F> {
     pub(crate) family: F,
     pub(crate) device: Device,
     pub(crate) host: &'static Host,
-    /// Objects by kind and address.
-    live: Mutex<BTreeSet<(Kind, usize)>>,
+    /// Its objects.
+    live: Mutex<Live>,
     /// Our own async file: it sees device events without taking them from the application.
     events: Mutex<Option<OwnedFd>>,
     /// A completion channel with no CQ: once the kernel takes the device away, it answers `EIO` and POLLERR for good.
@@ -101,7 +94,7 @@ impl<F> Context<F> {
         self.buried.lock().unwrap_or_else(PoisonError::into_inner).push(Buried(Some(Box::new(free))));
     }
 
-    pub(crate) fn live(&self) -> MutexGuard<'_, BTreeSet<(Kind, usize)>> {
+    pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -112,7 +105,7 @@ impl<F> Context<F> {
     {
         let at = object.expose_provenance();
         let mut live = self.live();
-        live.insert((kind, at));
+        live.insert(kind, at);
         self.close_late(kind, at);
         drop(live);
         // Only who sleeps on a channel minds.
@@ -139,7 +132,7 @@ impl<F> Context<F> {
 
     /// Forgets a destroyed object.
     pub(crate) fn remove<T>(&self, kind: Kind, object: *mut T) {
-        self.live().remove(&(kind, object.expose_provenance()));
+        self.live().remove(kind, object.expose_provenance());
     }
 }
 
@@ -390,10 +383,10 @@ pub(crate) unsafe extern "C" fn free_context<F: Family>(context: *mut ibv_contex
         // SAFETY: it is there until the end of this.
         unsafe { watch::unregister(ours) };
         let forgotten = core::mem::take(&mut *ours.live());
-        if !forgotten.is_empty() {
+        if forgotten.len() != 0 {
             log::warn!("{}: closed with {} queues and queue pairs alive", ours.device.ibdev, forgotten.len());
         }
-        for (kind, at) in forgotten {
+        for (kind, at) in forgotten.iter() {
             match kind {
                 // SAFETY: a live object of this kind (it was in the list), and the context's user is gone.
                 Kind::Cq => unsafe {

@@ -96,7 +96,7 @@ impl<F: Family> Context<F> {
         let live = self.live();
         for (kind, at) in live.iter() {
             // SAFETY: in the list, which is locked.
-            f(unsafe { object::<F>(*kind, *at) });
+            f(unsafe { object::<F>(kind, at) });
         }
     }
 
@@ -122,7 +122,7 @@ impl<F: Family> Context<F> {
             }
             std::thread::yield_now();
             let live = self.live();
-            waiting.retain(|(kind, at)| live.contains(&(*kind, *at)) && !is_quiet(*kind, *at));
+            waiting.retain(|(kind, at)| live.contains(*kind, *at) && !is_quiet(*kind, *at));
         }
         self.device.life.quiesced();
         log::info!("{}: gate closed", self.device.ibdev);
@@ -141,7 +141,7 @@ impl<F: Family> Context<F> {
 
     /// Takes the completion channels over; from then on events are ours to give.
     fn take_channels(&self) {
-        let cqs = self.live().iter().filter(|(kind, _)| *kind == Kind::Cq).count();
+        let cqs = self.live().cqs();
         let owed = |channel: &Arc<Channel>| {
             let mut owed = Vec::new();
             self.each(|object| {

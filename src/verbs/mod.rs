@@ -16,6 +16,7 @@ mod domains;
 mod events;
 mod guard;
 mod import;
+mod live;
 mod memory;
 mod ops;
 mod qp;
