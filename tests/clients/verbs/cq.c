@@ -135,8 +135,16 @@ static void *poller(void *arg)
 	} *s = arg;
 	struct ibv_wc wc[4];
 	double end = now() + LIMIT_S;
-	while (__atomic_load_n(&s->left, __ATOMIC_RELAXED) > 0 && now() < end) {
+	int left, before = 0;
+	while ((left = __atomic_load_n(&s->left, __ATOMIC_RELAXED)) > 0 && now() < end) {
+		/* Slow is no failure, as long as something comes. */
+		if (left != before)
+			end = now() + LIMIT_S;
+		before = left;
 		int r = ibv_poll_cq(s->cq, 4, wc);
+		/* Who sends wants a processor too: under valgrind there is one for all. */
+		if (!r)
+			sched_yield();
 		for (int i = 0; i < r; i++)
 			__atomic_fetch_add(&s->seen[wc[i].wr_id - s->first], 1, __ATOMIC_RELAXED);
 		__atomic_fetch_sub(&s->left, r, __ATOMIC_RELAXED);
