@@ -113,6 +113,8 @@ static struct ibv_qp *make_qp(struct device *dev, struct load *l, int side, stru
 	if (a.qp_type == IBV_QPT_XRC_RECV) {
 		a.comp_mask = IBV_QP_INIT_ATTR_XRCD;
 		a.xrcd = dev->xrcd;
+		/* It completes to the CQ of its SRQ. Stock would look into those named here when it goes, were they there or not. */
+		a.send_cq = a.recv_cq = NULL;
 		a.cap = (struct ibv_qp_cap){ 0 };
 	} else if (a.qp_type == IBV_QPT_XRC_SEND) {
 		a.cap.max_recv_wr = a.cap.max_recv_sge = 0;
