@@ -10,7 +10,7 @@
 //! - D3: nothing read back from this memory is an address of ours, except the data segments of a posted work request, which
 //!   hold what the application gave as its buffers, and which the device does not write.
 //! - D4: no reference is made to this memory; accesses are volatile or atomic, or plain writes ordered by a barrier. Not so of
-//!   what is [`Beside`] it, which is no device's, and which [`Memory::place`] does not reach.
+//!   what is [`Beside`] it, which is no device's, and which `Memory::place` does not reach.
 #![allow(unsafe_code, reason = "reads and writes memory that a device shares")]
 
 use core::marker::PhantomData;

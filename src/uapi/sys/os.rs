@@ -79,7 +79,7 @@ pub(super) fn write(fd: RawFd, buf: &[u8]) -> Result<usize, Errno> {
     count(unsafe { libc::write(fd, buf.as_ptr().cast(), buf.len()) })
 }
 
-/// As [`write`], but no point where a thread may be cancelled: for that, the C library spends 40 instructions on each call of a
+/// As [`write()`], but no point where a thread may be cancelled: for that, the C library spends 40 instructions on each call of a
 /// program of more than one thread.
 #[inline(always)]
 pub(super) fn command(fd: RawFd, buf: &[u8]) -> Result<usize, Errno> {
