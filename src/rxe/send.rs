@@ -593,6 +593,19 @@ impl Qp {
         self.life.keep();
         Ok(())
     }
+
+    /// [`QueuePair::freeze`] of the sends.
+    fn freeze_sends(&self, forgotten: bool) -> Result<(), Errno> {
+        let mut sq = self.sq.lock_within(PATIENCE).ok_or(Errno::EBUSY)?;
+        if let Some(kernel) = &sq.kernel {
+            self.sends.catch_up(kernel);
+        } else if !sq.copied {
+            let producer = sq.producer;
+            sq.kernel = Some(self.sends.freeze(&mut sq.ring, producer, forgotten)?);
+            sq.copied = true;
+        }
+        Ok(())
+    }
 }
 
 impl QueuePair for Qp {
@@ -704,18 +717,11 @@ impl QueuePair for Qp {
     fn freeze(&self) -> Result<(), Errno> {
         // ORDER: Relaxed, see `entered`.
         let forgotten = self.state.load(Ordering::Relaxed) == IBV_QPS_RESET;
-        let mut sq = self.sq.lock_within(PATIENCE).ok_or(Errno::EBUSY)?;
-        if let Some(kernel) = &sq.kernel {
-            self.sends.catch_up(kernel);
-        } else if !sq.copied {
-            let producer = sq.producer;
-            sq.kernel = Some(self.sends.freeze(&mut sq.ring, producer, forgotten)?);
-            sq.copied = true;
-        }
-        drop(sq);
-        let Some(rq) = &self.rq else { return Ok(()) };
+        // Where a thread stays in a send the receives are kept all the same.
+        let sends = self.freeze_sends(forgotten);
+        let Some(rq) = &self.rq else { return sends };
         let mut rq = rq.lock_within(PATIENCE).ok_or(Errno::EBUSY)?;
-        rq.freeze(&self.receives, forgotten)
+        rq.freeze(&self.receives, forgotten).and(sends)
     }
 
     fn let_go(&self) {

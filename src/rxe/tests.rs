@@ -743,6 +743,20 @@ fn what_is_kept_needs_room_until_it_is_flushed() {
 }
 
 #[test]
+fn a_thread_that_stays_in_a_send_keeps_no_receive_from_its_end() {
+    let kernel = Kernel::scripted();
+    let mut it = Dying::new(&kernel);
+    assert_eq!(recv(&it.qp, &mut [recv_wr(1, &mut [])]), Ok(()));
+    it.close();
+    it.cq.freeze();
+    let held = it.qp.send_queue().lock();
+    assert_eq!(it.qp.freeze(), Err(Errno::EBUSY));
+    drop(held);
+    it.stop();
+    assert_eq!(it.polled(false), [(1, FLUSHED, IBV_WC_RECV)]);
+}
+
+#[test]
 fn a_kick_that_meets_the_end_is_no_refusal() {
     let kernel = Kernel::scripted();
     let mut it = Dying::new(&kernel);
