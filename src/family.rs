@@ -429,7 +429,7 @@ pub trait SendBuilder: Send {
     fn complete_usual(&mut self) -> bool {
         false
     }
-    /// `ibv_wr_complete`: hands what was built to the device.
+    /// `ibv_wr_complete`: hands what was built to the device, but for what [`QueuePair::kick`] does.
     ///
     /// # Errors
     /// The first error since `start`; nothing was posted then.
@@ -546,6 +546,23 @@ pub trait QueuePair: Send + Sync {
 
     /// The send queue, for the builders.
     fn send_queue(&self) -> &SpinLock<Self::Sq>;
+
+    /// A builder completed: whether the kernel is yet to be told, by [`QueuePair::kick`] and once the send queue, which is `sq`, was given
+    /// back. Until then [`QueuePair::is_quiet`] is false.
+    #[inline(always)]
+    fn owes_kick(&self, sq: &mut Self::Sq) -> bool {
+        let _ = sq;
+        false
+    }
+
+    /// Tells the kernel of what was published, after [`QueuePair::owes_kick`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    #[inline(always)]
+    fn kick(&self) -> Result<(), Errno> {
+        Ok(())
+    }
 
     /// Closes both queues for good: the device hears of no post that begins later, which is kept instead. Does not wait.
     fn close(&self);

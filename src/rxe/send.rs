@@ -124,8 +124,6 @@ pub struct SendQueue {
     copied: bool,
     gate: Arc<Gate>,
     life: Arc<Life>,
-    fd: CmdFd,
-    handle: Handle,
     qp_type: u32,
     /// Opcodes of `ibv_post_send`, each a bit, and those of them that [`SendQueue::build_usual`] takes.
     allowed: u32,
@@ -140,6 +138,8 @@ pub struct SendQueue {
     building_flags: u32,
     /// `ibv_wr_*`: the first error since start.
     failed: Option<Errno>,
+    /// `ibv_wr_*`: the kernel has not been told of what was published.
+    published: bool,
     reported: bool,
 }
 
@@ -353,11 +353,6 @@ impl SendQueue {
         put_wqe(&slot, wr_id, wr_flags, op, dma(length, 0))
     }
 
-    /// One system call: the kernel looks at the queue.
-    fn kick(fd: CmdFd, handle: Handle) -> Result<(), Errno> {
-        uapi::qp::post_send_kick(fd, handle)
-    }
-
     /// What was posted is not for the kernel.
     #[cold]
     fn keep(&self) {
@@ -476,7 +471,8 @@ impl SendBuilder for SendQueue {
             return Ok(());
         }
         self.ring.store_producer(self.producer);
-        Self::kick(self.fd, self.handle)
+        self.published = true;
+        Ok(())
     }
 
     fn abort(&mut self) {
@@ -533,8 +529,6 @@ impl Qp {
             copied: false,
             gate: gate.clone(),
             life: life.clone(),
-            fd,
-            handle,
             qp_type: request.qp_type,
             allowed: allowed(request.qp_type),
             usual: if cap.max_send_sge == 0 { 0 } else { usual(request.qp_type) },
@@ -545,6 +539,7 @@ impl Qp {
             building: 0,
             building_flags: 0,
             failed: None,
+            published: false,
             reported: false,
         };
         Ok(Qp {
@@ -576,6 +571,13 @@ impl Qp {
         let sends = if state < IBV_QPS_RTS { 0 } else { SENDS };
         let receives = if state == IBV_QPS_RESET { 0 } else { RECEIVES };
         sends | receives
+    }
+
+    /// The caller, who has the send queue's lock, is about to give it back and kick.
+    #[inline(always)]
+    fn will_kick(&self) {
+        // ORDER: Relaxed: seen by whoever finds the lock given back.
+        self.kicking.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether posts of `kind` are kept, where the gate lets none through.
@@ -660,16 +662,30 @@ impl QueuePair for Qp {
             return result;
         }
         sq.ring.store_producer(index);
-        // ORDER: Relaxed: seen by whoever finds the lock given back.
-        self.kicking.fetch_add(1, Ordering::Relaxed);
+        self.will_kick();
         drop(sq);
-        let kicked = SendQueue::kick(self.fd, self.handle);
-        // ORDER: Release, partner is the Acquire in `is_quiet`.
-        self.kicking.fetch_sub(1, Ordering::Release);
-        match kicked.or_else(|errno| self.refused(errno)) {
+        match self.kick() {
             Ok(()) => result,
             Err(errno) => Err(Refused { wr: first, errno }),
         }
+    }
+
+    #[inline(always)]
+    fn owes_kick(&self, sq: &mut SendQueue) -> bool {
+        let owes = core::mem::take(&mut sq.published);
+        if owes {
+            self.will_kick();
+        }
+        owes
+    }
+
+    /// One system call, in which some kernels send it all. Without the lock: whoever stops the queue needs that.
+    #[inline(always)]
+    fn kick(&self) -> Result<(), Errno> {
+        let kicked = uapi::qp::post_send_kick(self.fd, self.handle);
+        // ORDER: Release, partner is the Acquire in `is_quiet`.
+        self.kicking.fetch_sub(1, Ordering::Release);
+        kicked.or_else(|errno| self.refused(errno))
     }
 
     #[inline(always)]
@@ -699,7 +715,7 @@ impl QueuePair for Qp {
     fn is_quiet(&self) -> bool {
         self.sq.is_idle()
             && self.rq.as_ref().is_none_or(SpinLock::is_idle)
-            // ORDER: Acquire, partner is the Release in `post_send`. After the lock: who counted had it.
+            // ORDER: Acquire, partner is the Release in `kick`. After the lock: who counted had it.
             && self.kicking.load(Ordering::Acquire) == 0
     }
 

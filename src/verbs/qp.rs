@@ -875,12 +875,15 @@ unsafe extern "C" fn wr_complete<F: Family>(qp: *mut ibv_qp_ex) -> c_int {
     #[inline(never)]
     unsafe extern "C" fn any<F: Family>(qp: *mut ibv_qp_ex) -> c_int {
         // SAFETY: the caller's word.
-        let queue = unsafe { ours::<F>(qp.cast()) }.queues.send_queue();
+        let queues = &unsafe { ours::<F>(qp.cast()) }.queues;
+        let queue = queues.send_queue();
         // SAFETY: held since wr_start.
-        let result = unsafe { queue.held() }.complete();
+        let held = unsafe { queue.held() };
+        let completed = held.complete();
+        let kicks = queues.owes_kick(held);
         // SAFETY: as above; this ends it.
         unsafe { queue.release() };
-        match result {
+        match if kicks { queues.kick() } else { completed } {
             Ok(()) => 0,
             Err(errno) => {
                 guard::set_errno(errno);
