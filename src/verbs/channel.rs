@@ -196,7 +196,6 @@ impl Channel {
         let Some(pipe) = &mut *guard else { return };
         let Some(kernel) = pipe.kernel.as_ref().map(OwnedFd::as_raw) else { return };
         loop {
-            // It is asked first: whether reading waits is the application's choice.
             let revents = sys::ready(kernel, libc::POLLIN);
             if revents & libc::POLLIN == 0 {
                 if revents & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0 {
@@ -204,11 +203,12 @@ impl Channel {
                 }
                 return;
             }
-            match crate::uapi::event::read_comp_event(kernel) {
+            match read_at_once(kernel) {
                 Ok(cq) => {
                     put(&pipe.to, cq);
                 }
                 Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
                 Err(_) => {
                     pipe.kernel = None;
                     return;
@@ -223,6 +223,21 @@ impl Channel {
             pipe.kernel = None;
         }
     }
+}
+
+/// Reads the event that poll(2) told of, or none: a thread of the application that still sleeps there may have been faster, and then
+/// the watcher is not to wait in its place.
+fn read_at_once(kernel: RawFd) -> Result<u64, Errno> {
+    let flags = sys::status_flags(kernel)?;
+    if flags & libc::O_NONBLOCK == 0 {
+        sys::set_status_flags(kernel, flags | libc::O_NONBLOCK)?;
+    }
+    let event = crate::uapi::event::read_comp_event(kernel);
+    if flags & libc::O_NONBLOCK == 0 {
+        // Whether reading waits is the application's choice, for whoever of it still does. What was set once can be set again.
+        let _ = sys::set_status_flags(kernel, flags);
+    }
+    event
 }
 
 /// What /proc calls the file `fd`.
@@ -571,9 +586,13 @@ mod tests {
         let (channel, from, to) = channel();
         take(&channel);
         sys::write(to.as_raw(), &5_u64.to_ne_bytes()).unwrap();
+        let kernel = channel.kernel().unwrap();
+        let flags = sys::status_flags(kernel);
         channel.pump();
+        assert_eq!(sys::status_flags(kernel), flags, "as the application has it");
         assert_eq!(crate::uapi::event::read_comp_event(from.as_raw()), Ok(5));
         assert!(channel.kernel().is_some());
+        assert_eq!(read_at_once(kernel), Err(Errno::EAGAIN), "another thread was faster");
         // The other end is gone, as the kernel's file is once the device is.
         drop(to);
         channel.pump();
