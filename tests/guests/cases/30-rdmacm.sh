@@ -1,9 +1,24 @@
 # The tools of rdmacm-utils, and qperf.
 
 cm_tool() { # NAME VARIANTS EXPECT SERVER-WORDS CLIENT-WORDS
-    register "$1" "$2" "tool_pair \$variant preload cm '$3' -- $4 -- $5"
+    local pair=tool_pair
+    [[ $1 != rping-* ]] || pair=rping_pair
+    register "$1" "$2" "$pair \$variant preload cm '$3' -- $4 -- $5"
 }
 
+# A thread of rping before rdma-core 59 may read from the event channel once more that the main thread has just destroyed, and ends the
+# process with 255, all done: that is no result, and is tried again.
+rping_pair() {
+    local attempt
+    for attempt in 1 2 3; do
+        note=''
+        tool_pair "$@" && return
+        grep -qx 'rdma_get_cm_event: Bad file descriptor' "$log.client" "$log.server" &&
+            grep -q '^ping data: rdma-ping-49:' "$log.client" || return 1
+        echo "attempt $attempt: $note" >&2
+    done
+    return 1
+}
 cm_tool rping-local "$BOTH" 'client DISCONNECT|^ping data' 'rping -s -a 10.0.0.1 -p $port -C 50' 'rping -c -v -a 10.0.0.1 -p $port -C 50'
 cm_tool rping-across "$ALL4" '^ping data' 'rping -s -a 10.0.0.1 -p $port -C 50' 'rping -c -v -I 10.0.0.2 -a 10.0.0.1 -p $port -C 50'
 cm_tool ucmatose "$ALL4" 'data transfers complete' 'ucmatose -b 10.0.0.1 -p $port' 'ucmatose -b 10.0.0.2 -s 10.0.0.1 -p $port'
