@@ -478,6 +478,16 @@ pub(crate) unsafe extern "C" fn poll_cq<F: Family>(
     unsafe { poll_some::<F>(cq, num_entries, wc) }
 }
 
+/// Where a poll gives its completions.
+///
+/// # Safety
+/// As for [`poll_cq`]: `num_entries`, which is not negative, entries at `wc` that are the caller's to write.
+#[inline(always)]
+unsafe fn entries<'a>(num_entries: c_int, wc: *mut ibv_wc) -> &'a mut [MaybeUninit<ibv_wc>] {
+    // SAFETY: the caller's word.
+    unsafe { core::slice::from_raw_parts_mut(wc.cast(), num_entries.unsigned_abs() as usize) }
+}
+
 /// Completions of the usual kinds, of a queue that this thread owns, are given without a call; everything else goes on in
 /// [`poll_most`].
 ///
@@ -492,9 +502,8 @@ unsafe extern "C" fn poll_some<F: Family>(cq: *mut ibv_cq, num_entries: c_int, w
     let ours = unsafe { ours::<F>(cq) };
     let mut polled = 0;
     if let Some(mut queue) = ours.queue.lock_own() {
-        let count = num_entries.unsigned_abs() as usize;
-        // SAFETY: the caller's word: `num_entries` entries that are the caller's to write.
-        let out = unsafe { core::slice::from_raw_parts_mut(wc.cast::<MaybeUninit<ibv_wc>>(), count) };
+        // SAFETY: the caller's word.
+        let out = unsafe { entries(num_entries, wc) };
         match queue.poll_usual(out) {
             // No more than num_entries.
             Ok(polled) => return polled.cast_signed(),
@@ -519,9 +528,8 @@ unsafe extern "C" fn poll_most<F: Family>(
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(cq) };
     if let Some(mut queue) = ours.queue.lock_own() {
-        let count = num_entries.unsigned_abs() as usize;
-        // SAFETY: the caller's word: `num_entries` entries that are the caller's to write.
-        let out = unsafe { core::slice::from_raw_parts_mut(wc.cast::<MaybeUninit<ibv_wc>>(), count) };
+        // SAFETY: the caller's word.
+        let out = unsafe { entries(num_entries, wc) };
         match queue.poll_most(out.get_mut(polled as usize..).unwrap_or_default()) {
             // No more than num_entries.
             Ok(more) => return (polled + more).cast_signed(),
@@ -545,9 +553,8 @@ unsafe extern "C" fn poll_on<F: Family>(
 ) -> c_int {
     // SAFETY: the caller's word.
     let ours = unsafe { ours::<F>(cq) };
-    let count = num_entries.unsigned_abs() as usize;
-    // SAFETY: the caller's word: `num_entries` entries that are the caller's to write.
-    let out = unsafe { core::slice::from_raw_parts_mut(wc.cast::<MaybeUninit<ibv_wc>>(), count) };
+    // SAFETY: the caller's word.
+    let out = unsafe { entries(num_entries, wc) };
     let rest = out.get_mut(polled as usize..).unwrap_or_default();
     match ours.queue.lock().poll(rest) {
         // No more than num_entries.
