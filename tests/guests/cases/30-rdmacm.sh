@@ -1,9 +1,7 @@
 # The tools of rdmacm-utils, and qperf.
 
-cm_tool() { # NAME VARIANTS EXPECT SERVER-WORDS CLIENT-WORDS
-    local pair=tool_pair
-    [[ $1 != rping-* ]] || pair=rping_pair
-    register "$1" "$2" "$pair \$variant preload cm '$3' -- $4 -- $5"
+cm_tool() { # NAME VARIANTS EXPECT SERVER-WORDS CLIENT-WORDS: by `pair`, where that is set, in place of tool_pair
+    register "$1" "$2" "${pair:-tool_pair} \$variant preload cm '$3' -- $4 -- $5"
 }
 
 # A thread of rping before rdma-core 59 may read from the event channel once more that the main thread has just destroyed, and ends the
@@ -19,8 +17,9 @@ rping_pair() {
     done
     return 1
 }
-cm_tool rping-local "$BOTH" 'client DISCONNECT|^ping data' 'rping -s -a 10.0.0.1 -p $port -C 50' 'rping -c -v -a 10.0.0.1 -p $port -C 50'
-cm_tool rping-across "$ALL4" '^ping data' 'rping -s -a 10.0.0.1 -p $port -C 50' 'rping -c -v -I 10.0.0.2 -a 10.0.0.1 -p $port -C 50'
+
+pair=rping_pair cm_tool rping-local "$BOTH" 'client DISCONNECT|^ping data' 'rping -s -a 10.0.0.1 -p $port -C 50' 'rping -c -v -a 10.0.0.1 -p $port -C 50'
+pair=rping_pair cm_tool rping-across "$ALL4" '^ping data' 'rping -s -a 10.0.0.1 -p $port -C 50' 'rping -c -v -I 10.0.0.2 -a 10.0.0.1 -p $port -C 50'
 cm_tool ucmatose "$ALL4" 'data transfers complete' 'ucmatose -b 10.0.0.1 -p $port' 'ucmatose -b 10.0.0.2 -s 10.0.0.1 -p $port'
 cm_tool ucmatose-many "$BOTH" 'data transfers complete' 'ucmatose -b 10.0.0.1 -p $port -c 10 -C 20' 'ucmatose -b 10.0.0.2 -s 10.0.0.1 -p $port -c 10 -C 20'
 cm_tool udaddy "$BOTH" 'data transfers complete' 'udaddy -b 10.0.0.1' 'udaddy -b 10.0.0.2 -s 10.0.0.1'
