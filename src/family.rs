@@ -429,11 +429,11 @@ pub trait SendBuilder: Send {
     fn complete_usual(&mut self) -> bool {
         false
     }
-    /// `ibv_wr_complete`: hands what was built to the device, but for what [`QueuePair::kick`] does.
+    /// `ibv_wr_complete`: hands what was built to the device; whether that is yet to be told, by [`QueuePair::kick`].
     ///
     /// # Errors
     /// The first error since `start`; nothing was posted then.
-    fn complete(&mut self) -> Result<(), Errno>;
+    fn complete(&mut self) -> Result<bool, Errno>;
     /// `ibv_wr_abort`: forgets everything since `start`.
     fn abort(&mut self);
     /// Tells the device of what was [`Posted::Untold`].
@@ -547,15 +547,11 @@ pub trait QueuePair: Send + Sync {
     /// The send queue, for the builders.
     fn send_queue(&self) -> &SpinLock<Self::Sq>;
 
-    /// A builder completed: whether the kernel is yet to be told, by [`QueuePair::kick`] and once the send queue, which is `sq`, was given
-    /// back. Until then [`QueuePair::is_quiet`] is false.
+    /// The caller, who has the send queue, is about to give it back and [`QueuePair::kick`]: until then [`QueuePair::is_quiet`] is false.
     #[inline(always)]
-    fn owes_kick(&self, sq: &mut Self::Sq) -> bool {
-        let _ = sq;
-        false
-    }
+    fn will_kick(&self) {}
 
-    /// Tells the kernel of what was published, after [`QueuePair::owes_kick`].
+    /// Tells the kernel of what was published, after [`QueuePair::will_kick`].
     ///
     /// # Errors
     /// The kernel's.

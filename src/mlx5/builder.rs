@@ -370,7 +370,7 @@ impl SendBuilder for SendQueue {
         true
     }
 
-    fn complete(&mut self) -> Result<(), Errno> {
+    fn complete(&mut self) -> Result<bool, Errno> {
         let (producer, ring) = (&mut self.producer, self.owner.send.as_ref());
         if let Some(errno) = producer.builder.failed {
             producer.forget();
@@ -378,7 +378,7 @@ impl SendBuilder for SendQueue {
             let takes_none = |ring: &SendRing| ring.gate.limit() == 0 && !ring.gate.is_closed();
             return Err(if ring.is_none_or(takes_none) { Errno::EINVAL } else { errno });
         }
-        let Some(ring) = ring else { return Ok(()) };
+        let Some(ring) = ring else { return Ok(false) };
         producer.end_open(ring);
         let count = producer.head.wrapping_sub(producer.builder.saved.1);
         if count != 0 {
@@ -386,7 +386,7 @@ impl SendBuilder for SendQueue {
             let burst = if count == 1 { producer.burst(ds, inline) } else { 0 };
             producer.ring(ring, self.register.as_deref(), at, burst);
         }
-        Ok(())
+        Ok(false)
     }
 
     fn tell(&mut self, last: u32, burst: u32) {

@@ -580,7 +580,7 @@ fn builders_make_what_posts_make_and_all_or_nothing() {
     sq.operation(2, IBV_SEND_SOLICITED, SendOp::Send);
     sq.set_inline_data(&InlineData::one(UserBytes::from_slice(b"holdfast")));
     assert_eq!(new.db.be32(4), 0, "nothing is shown before it is complete");
-    assert_eq!(sq.complete(), Ok(()));
+    assert_eq!(sq.complete(), Ok(false));
     assert_eq!((new.db.be32(4), old.db.be32(4)), (2, 2));
     // The uneven tail of inline data is whatever was there.
     assert_eq!(new.sq.bytes(0, 64 + 28), old.sq.bytes(0, 64 + 28));
@@ -596,7 +596,7 @@ fn builders_make_what_posts_make_and_all_or_nothing() {
     sq.operation(4, 0, SendOp::Send);
     sq.abort();
     sq.start();
-    assert_eq!(sq.complete(), Ok(()));
+    assert_eq!(sq.complete(), Ok(false));
     assert_eq!(new.db.be32(4), 2);
     sq.start();
     for id in 0..5 {
@@ -623,7 +623,7 @@ fn datagram_builders_take_their_setters_in_any_order() {
             sq.set_sge(SGE);
             Qp::set_ud_addr(&mut sq, &THE_AH, 5, 6);
         }
-        assert_eq!(sq.complete(), Ok(()));
+        assert_eq!(sq.complete(), Ok(false));
         assert_eq!(qp.sq.bytes(at * 64 + 16, 12), hex("00000006 00000000 80000005"));
         assert_eq!(qp.sq.bytes(at * 64 + 64, 16), hex("00000100 a0b0c0d0 1122334455667788"));
     }
@@ -1274,14 +1274,14 @@ fn the_extended_interface_flushes_the_same() {
     sq.start();
     sq.operation(1, 0, SendOp::Read { rkey: 1, remote_addr: 2 });
     sq.set_sge(SGE);
-    assert_eq!(sq.complete(), Ok(()));
+    assert_eq!(sq.complete(), Ok(false));
     drop(sq);
     qp.qp.close();
     let mut sq = qp.qp.send_queue().lock();
     sq.start();
     sq.operation(2, 0, SendOp::Send);
     sq.set_sge(SGE);
-    assert_eq!(sq.complete(), Ok(()), "kept");
+    assert_eq!(sq.complete(), Ok(false), "kept");
     drop(sq);
     qp.qp.post_recv(recv_list(&mut [recv(3, &mut [])])).unwrap();
     world.gone();

@@ -138,8 +138,6 @@ pub struct SendQueue {
     building_flags: u32,
     /// `ibv_wr_*`: the first error since start.
     failed: Option<Errno>,
-    /// `ibv_wr_*`: the kernel has not been told of what was published.
-    published: bool,
     reported: bool,
 }
 
@@ -196,8 +194,9 @@ fn put_wqe(
             (IBV_WR_FLUSH, 0, remote_addr, union_of(&flush))
         }
     };
-    slot.put(0, &HeadSeg { wr_id, reserved: 0, opcode, send_flags, ex, wr })?;
-    slot.put(TAIL, &TailSeg { status: 0, state: 0, iova, kernel: [0; 6], dma })
+    // The tail first: where it fits, the head does.
+    slot.put(TAIL, &TailSeg { status: 0, state: 0, iova, kernel: [0; 6], dma })?;
+    slot.put(0, &HeadSeg { wr_id, reserved: 0, opcode, send_flags, ex, wr })
 }
 
 #[inline(always)]
@@ -335,10 +334,16 @@ impl SendQueue {
         Ok(())
     }
 
+    /// What a builder makes of `found`. Its caller ends with it, and needs no frame for it.
+    #[cold]
+    extern "C" fn fail_of_garbage(&mut self, index: u32, mask: u32) {
+        self.failed = Some(self.garbage(Garbage { index, mask }));
+    }
+
     /// Writes all of the next WQE but its data.
     #[inline(always)]
-    fn start_wqe(&mut self, wr_id: u64, wr_flags: u32, op: SendOp) -> Result<(), Errno> {
-        if !self.room(self.cursor)? {
+    fn start_wqe(&mut self, consumer: u32, wr_id: u64, wr_flags: u32, op: SendOp) -> Result<(), Errno> {
+        if self.ring.next(self.cursor) == consumer {
             return Err(Errno::ENOSPC);
         }
         let slot = self.ring.slot(self.cursor);
@@ -399,7 +404,11 @@ impl SendBuilder for SendQueue {
         if self.failed.is_some() {
             return;
         }
-        match self.start_wqe(wr_id, wr_flags, op) {
+        let consumer = match self.ring.load_consumer() {
+            Ok(consumer) => consumer,
+            Err(found) => return self.fail_of_garbage(found.index, found.mask),
+        };
+        match self.start_wqe(consumer, wr_id, wr_flags, op) {
             Ok(()) => {
                 self.building = self.cursor;
                 self.building_flags = wr_flags;
@@ -417,8 +426,9 @@ impl SendBuilder for SendQueue {
             return self.refuse(Errno::ENOSPC);
         }
         self.set(|slot| {
-            slot.put(DMA, &dma(sge.length, num_sge))?;
-            slot.put(DATA, &sge)
+            // The data first: where they fit, the words before them do.
+            slot.put(DATA, &sge)?;
+            slot.put(DMA, &dma(sge.length, num_sge))
         });
     }
 
@@ -458,21 +468,20 @@ impl SendBuilder for SendQueue {
     }
 
     #[inline(always)]
-    fn complete(&mut self) -> Result<(), Errno> {
+    fn complete(&mut self) -> Result<bool, Errno> {
         if let Some(errno) = self.failed {
             return Err(errno);
         }
         if self.cursor == self.producer {
-            return Ok(());
+            return Ok(false);
         }
         self.producer = self.cursor;
         if self.gate.limit() & SENDS == 0 && self.gate.is_closed() {
             self.keep();
-            return Ok(());
+            return Ok(false);
         }
         self.ring.store_producer(self.producer);
-        self.published = true;
-        Ok(())
+        Ok(true)
     }
 
     fn abort(&mut self) {
@@ -539,7 +548,6 @@ impl Qp {
             building: 0,
             building_flags: 0,
             failed: None,
-            published: false,
             reported: false,
         };
         Ok(Qp {
@@ -571,13 +579,6 @@ impl Qp {
         let sends = if state < IBV_QPS_RTS { 0 } else { SENDS };
         let receives = if state == IBV_QPS_RESET { 0 } else { RECEIVES };
         sends | receives
-    }
-
-    /// The caller, who has the send queue's lock, is about to give it back and kick.
-    #[inline(always)]
-    fn will_kick(&self) {
-        // ORDER: Relaxed: seen by whoever finds the lock given back.
-        self.kicking.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether posts of `kind` are kept, where the gate lets none through.
@@ -671,12 +672,9 @@ impl QueuePair for Qp {
     }
 
     #[inline(always)]
-    fn owes_kick(&self, sq: &mut SendQueue) -> bool {
-        let owes = core::mem::take(&mut sq.published);
-        if owes {
-            self.will_kick();
-        }
-        owes
+    fn will_kick(&self) {
+        // ORDER: Relaxed: seen by whoever finds the lock given back.
+        self.kicking.fetch_add(1, Ordering::Relaxed);
     }
 
     /// One system call, in which some kernels send it all. Without the lock: whoever stops the queue needs that.

@@ -880,10 +880,13 @@ unsafe extern "C" fn wr_complete<F: Family>(qp: *mut ibv_qp_ex) -> c_int {
         // SAFETY: held since wr_start.
         let held = unsafe { queue.held() };
         let completed = held.complete();
-        let kicks = queues.owes_kick(held);
+        let owes_kick = completed == Ok(true);
+        if owes_kick {
+            queues.will_kick();
+        }
         // SAFETY: as above; this ends it.
         unsafe { queue.release() };
-        match if kicks { queues.kick() } else { completed } {
+        match if owes_kick { queues.kick() } else { completed.map(drop) } {
             Ok(()) => 0,
             Err(errno) => {
                 guard::set_errno(errno);

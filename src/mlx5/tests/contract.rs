@@ -178,7 +178,7 @@ impl Bed {
                 sq.set_sge_list(&[SGE; 2]);
             }
             let result = sq.complete();
-            assert_eq!(result, if count <= room { Ok(()) } else { Err(Errno::ENOMEM) });
+            assert_eq!(result, if count <= room { Ok(false) } else { Err(Errno::ENOMEM) });
             if count <= room { count } else { 0 }
         } else {
             let opcode = if large { IBV_WR_ATOMIC_CMP_AND_SWP } else { IBV_WR_SEND };
