@@ -140,3 +140,19 @@ pub(super) fn pipe2(flags: i32) -> Result<[RawFd; 2], Errno> {
     check(unsafe { libc::pipe2(fds.as_mut_ptr(), flags) })?;
     Ok(fds)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_gives_what_the_kernel_says() {
+        let [from, to] = pipe2(0).unwrap();
+        assert_eq!(command(to, b"hold"), Ok(4));
+        let mut buf = [0; 8];
+        assert_eq!((read(from, &mut buf), &buf[..4]), (Ok(4), &b"hold"[..]));
+        assert_eq!(command(from, b"fast"), Err(Errno::EBADF), "not open for writing");
+        close(from);
+        close(to);
+    }
+}
