@@ -534,7 +534,7 @@ void walk_busy(struct topo *t)
 	struct ibv_send_wr w = wr(IBV_WR_SEND, 1, &sg);
 	int err = send_wr(&s, &w);
 	say("handle.qp.post", "%s", errname(err));
-	check("handle.qp.post.refused", err != 0);
+	strict_check("handle.qp.post.refused", err != 0);
 	s.qp->handle = real;
 	real = s.scq->handle;
 	s.scq->handle = 0xfffffff0;

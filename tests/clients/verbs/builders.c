@@ -438,7 +438,7 @@ void walk_builders(struct topo *t)
 		s.qpx->wr_flags = IBV_SEND_SIGNALED;
 		ibv_wr_send(s.qpx);
 		ibv_wr_set_sge(s.qpx, s.mr->lkey, (uintptr_t)s.buf, 8);
-		want_errno("reset.complete", ibv_wr_complete(s.qpx), EINVAL);
+		strict_errno("reset.complete", ibv_wr_complete(s.qpx), EINVAL);
 	}
 	side_close(&s);
 }

@@ -7,7 +7,6 @@
 
 use crate::device::{BarMode, Device, Env};
 use crate::memory::PAGE;
-use crate::objects::FIRST_UAR;
 use crate::objects::qp::State;
 use crate::prm::{be32, put};
 use crate::script::rings;
@@ -45,7 +44,8 @@ fn page_offset(uar: u32, at: usize) -> usize {
 impl Device {
     /// Is this the page of a live doorbell page?
     pub(crate) fn has_doorbell_page(&self, page: usize) -> bool {
-        u32::try_from(page).is_ok_and(|uar| uar >= FIRST_UAR && self.objects.uars.contains(uar))
+        u32::try_from(page)
+            .is_ok_and(|uar| uar >= crate::objects::FIRST_UAR && self.objects.uars.contains(uar))
     }
 
     /// Takes what was stored in polled pages since the last time: page, offset, value.
@@ -214,18 +214,11 @@ impl Device {
     }
 
     /// Arms what the records say was armed in this page while another store hid it.
-    ///
-    /// The first arm word of a queue is the zero that its record begins with, so that it does not show there. A queue
-    /// that was never armed is taken for armed with the other: a process may so see one event that it did not ask for
-    /// yet, but waits for none in vain. (Trapped mode is exact.) The driver's own page is left out: it has queues
-    /// that it never arms and is not prepared to hear of.
     fn arm_overwritten(&mut self, env: &mut Env, uar: u32) {
         let mut changed = Vec::new();
         for (cqn, cq) in self.objects.cqs.iter().filter(|(_, cq)| cq.uar == uar) {
             match self.memory.word(cq.record + 4) {
-                Ok(word) if word != cq.seen || word == 0 && uar != FIRST_UAR && cq.was_never_armed() => {
-                    changed.push((cqn, word));
-                }
+                Ok(word) if word != cq.seen => changed.push((cqn, word)),
                 _ => {}
             }
         }

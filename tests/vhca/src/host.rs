@@ -59,7 +59,7 @@ impl Host {
     /// Brings a device that was reset up, as a driver does when it finds it. Everything in it is gone.
     pub fn start(&mut self, device: usize) {
         self.stop(device);
-        // The first doorbell page is the driver's own, of which the device knows that programs do not arm there.
+        // The first doorbell page is the driver's own.
         for opcode in [op::ENABLE_HCA, op::INIT_HCA, op::ALLOC_UAR] {
             let mut input = opcode.to_be_bytes().to_vec();
             input.resize(16, 0);

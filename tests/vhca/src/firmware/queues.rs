@@ -2,8 +2,9 @@
 
 use super::general::object;
 use super::{Call, Command, Outcome, PLAIN, SHORT};
+use crate::device::BarMode;
 use crate::objects::Buffer;
-use crate::objects::cq::{Completion, Cq, Kind};
+use crate::objects::cq::{Completion, Cq, Kind, UNARMED};
 use crate::objects::eq::Eq;
 use crate::objects::qp::Receive;
 use crate::pci::VECTORS;
@@ -102,6 +103,11 @@ fn create_cq(call: &mut Call<'_>) -> Outcome {
     cq.ignore_overrun = flag(context, cqc::OI);
     cq.moderation = moderation(context);
     cq.seen = call.device.memory.word(cq.record + 4).map_err(|_| Status::BadParameter)?;
+    if call.device.mode == BarMode::Mapped {
+        // The first arm word of a queue is the zero that its record begins with: it would not show there.
+        call.device.memory.write(cq.record + 4, &UNARMED.to_be_bytes()).map_err(|_| Status::BadParameter)?;
+        cq.seen = UNARMED;
+    }
     let number = objects.cqs.insert(cq);
     call.note(format_args!("log={log_size} entry={entry} eq={eqn} uar={uar} "));
     call.answer(create_cq_out::CQN, number)

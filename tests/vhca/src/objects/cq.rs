@@ -204,6 +204,9 @@ pub(crate) struct Cq {
     pub(crate) held_until: Option<u64>,
 }
 
+/// What no arm word is: their highest bits are 0.
+pub(crate) const UNARMED: u32 = u32::MAX;
+
 /// Counters of a completion queue have 24 bits where they are exchanged.
 const INDEX: u32 = 0xff_ffff;
 
@@ -258,10 +261,6 @@ impl Cq {
         }
         self.armed = Some(arm);
         true
-    }
-
-    pub(crate) fn was_never_armed(&self) -> bool {
-        self.armed.is_none() && self.fired.is_none()
     }
 
     /// Is an event due at once, because completions came after those that the arm word knows of?
