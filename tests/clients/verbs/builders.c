@@ -369,6 +369,13 @@ static void newer(struct topo *t)
 			say("flush", "left out: not in this kernel");
 			break;
 		}
+		static char page[4096] __attribute__((aligned(4096)));
+		struct ibv_mr *mr = ibv_reg_mr(t->a->pd, page, sizeof(page), fs.access);
+		if (!mr) {
+			say("flush.register", "%s", errname(errno));
+			break;
+		}
+		ibv_dereg_mr(mr);
 		int e = pair_open(&q, t->a, t->b, &fs);
 		snprintf(name, sizeof(name), "flush.%s.open", f[i].name);
 		say(name, "%s", errname(e));

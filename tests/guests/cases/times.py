@@ -36,7 +36,10 @@ def main(client, holdfast):
         if not words:
             continue
         at = datetime.fromisoformat(words[1]).replace(tzinfo=timezone.utc).timestamp()
-        if words[2] == "warn" and sign is None:
+        if ": opened, served by" in words[3]:
+            # Two threads that append at once to a file of the host's may lose a line: no sign waits for the next death's gate.
+            sign = None
+        elif words[2] == "warn" and sign is None:
             sign = at
         elif words[3].endswith("gate closed") and sign is not None:
             times.setdefault("sign_to_gate_closed", []).append(at - sign)
