@@ -36,6 +36,7 @@ pub(crate) mod method {
     pub(crate) const CREATE: u16 = 0;
     pub(crate) const DESTROY: u16 = 1;
     pub(crate) const PD_DESTROY: u16 = 0;
+    pub(crate) const PD_QUERY: u16 = 0x1000;
     pub(crate) const MR_DESTROY: u16 = 1;
     pub(crate) const QUERY_MR: u16 = 3;
     pub(crate) const MW_DESTROY: u16 = 0;
@@ -108,6 +109,8 @@ pub(crate) mod attr {
     pub(crate) const QUERY_MR_RESP_RKEY: u16 = 2;
     pub(crate) const QUERY_MR_RESP_LENGTH: u16 = 3;
     pub(crate) const QUERY_MR_RESP_IOVA: u16 = 4;
+    pub(crate) const QUERY_PD_HANDLE: u16 = 0x1000;
+    pub(crate) const QUERY_PD_RESP_PDN: u16 = 0x1001;
     pub(crate) const ASYNC_EVENT_ALLOC_FD_HANDLE: u16 = 0;
     pub(crate) const UAR_OBJ_ALLOC_HANDLE: u16 = 0x1000;
     pub(crate) const UAR_OBJ_ALLOC_TYPE: u16 = 0x1001;

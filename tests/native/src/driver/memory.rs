@@ -60,6 +60,15 @@ impl Driver {
         Ok(())
     }
 
+    pub(super) fn query_pd(&mut self, id: ContextId, attrs: &mut Attrs) -> Result<(), Errno> {
+        let handle = attrs.handle(attr::QUERY_PD_HANDLE)?;
+        let Some(Object::Pd(pd)) = self.context(id)?.objects.get(&handle) else {
+            return Err(Errno(libc::ENOENT));
+        };
+        let number = pd.number;
+        attrs.output(attr::QUERY_PD_RESP_PDN, number.as_bytes())
+    }
+
     pub(super) fn free_pd(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
         let Some(Object::Pd(pd)) = self.contexts.get(&id).and_then(|context| context.objects.get(&handle))
         else {

@@ -507,6 +507,7 @@ impl Driver {
                 let handle = attrs.handle(attr::UAR_OBJ_DESTROY_HANDLE)?;
                 self.destroy(id, object::UAR, handle, libc::ENOENT).map(drop)
             }
+            (object::PD, method::PD_QUERY) => self.query_pd(id, attrs),
             (object::MR, method::QUERY_MR) => self.query_mr(id, attrs),
             (object::UAR, method::UAR_OBJ_ALLOC) => self.alloc_uar(id, attrs),
             (object::DEVX, method::DEVX_OTHER) => {
