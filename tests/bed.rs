@@ -19,6 +19,7 @@ mod bed {
     mod faults;
     pub(crate) mod pairs;
     mod soak;
+    mod walk;
 }
 
 use std::collections::HashMap;
