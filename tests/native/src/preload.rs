@@ -650,10 +650,11 @@ take_over! {
 }
 
 extern "C" fn leave() {
+    driver::complete_journal();
     sysfs::remove();
 }
 
-/// Removes our tree when the process ends in order.
+/// Writes the journal's end and removes our tree when the process ends in order.
 #[used]
 #[unsafe(link_section = ".fini_array")]
 static LEAVE: extern "C" fn() = leave;

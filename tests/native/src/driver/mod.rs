@@ -257,6 +257,13 @@ fn lock() -> MutexGuard<'static, Option<Driver>> {
     DRIVER.lock()
 }
 
+/// Makes the journal on disk complete, as the process ends: not where a thread that ends with it keeps the lock.
+pub(crate) fn complete_journal() {
+    if let Some(Some(driver)) = DRIVER.try_lock_for(Duration::from_secs(1)).as_deref_mut() {
+        driver.host.flush_journal();
+    }
+}
+
 fn made<'a>(guard: &'a mut MutexGuard<'_, Option<Driver>>) -> &'a mut Driver {
     guard.get_or_insert_with(|| {
         engine::watch_forks();
