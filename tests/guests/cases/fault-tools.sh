@@ -18,13 +18,13 @@ listening_or_over() { listening "$1" || ended "$2"; }
 
 # tool TOOL.SIDE.PROVIDER COMMAND...
 tool() {
-    local client=$1
+    local client=$1 slow=()
     shift
     (
         [[ $client != *.holdfast ]] || export LD_PRELOAD=$HOLDFAST_DIR/libholdfast.so
         # Those of stock that poll for ever shall not slow down the others.
-        [[ $client != *.stock ]] || renice -n 19 $BASHPID >/dev/null
-        (under "${client##*.}" "$@") >"$out/$client.said" 2>&1 </dev/null &
+        [[ $client != *.stock ]] || slow=(nice -n 19)
+        (under "${client##*.}" "${slow[@]}" "$@") >"$out/$client.said" 2>&1 </dev/null &
         echo $! >"$out/$client.pid"
         wait $!
         local status=$?
