@@ -69,12 +69,17 @@ impl Faults {
         self.syndrome = self.syndrome.filter(|syndrome| !syndrome.curable);
         self.health_stopped = false;
         self.silent = false;
-        self.alive = self.alive && (self.dead || self.syndrome.is_some());
+        self.alive = self.is_undead();
     }
 
     /// Can the device not even reach memory?
     pub(crate) fn is_cut_off(&self) -> bool {
         self.dead && !self.alive
+    }
+
+    /// Does the data path go on although programs may have been told that the device is gone, and have taken their queues back?
+    pub(crate) fn is_undead(&self) -> bool {
+        self.alive && (self.dead || self.syndrome.is_some())
     }
 
     /// Does the data path work?
