@@ -70,6 +70,13 @@ pub(crate) fn complaints(log: &str) -> Vec<Complaint> {
     found
 }
 
+/// Whether the kernel ended by a breakpoint of its own, before the first program ran: it patches code so, and emulation with several
+/// CPUs may show one of them the breakpoint when it is gone.
+pub(crate) fn died_by_emulation(log: &str) -> bool {
+    let ran = log.contains("Run /init as init process");
+    !ran && complaints(log).first().is_some_and(|first| first.headline().contains("int3: 0000"))
+}
+
 fn close(found: &mut Vec<Complaint>, open: &mut Option<Vec<&str>>, during: Option<&String>) {
     if let Some(lines) = open.take() {
         found.push(Complaint { text: lines.join("\n"), during: during.cloned() });
@@ -174,6 +181,18 @@ mod tests {
         // A fault of a program is the program's.
         let program = "[ 1.0] traps: ib_send_bw[717] general protection fault ip:7fc606ceec71 error:0 in librdmacm.so.1";
         assert_eq!(complaints(program), []);
+    }
+
+    #[test]
+    fn a_breakpoint_of_the_kernels_own_is_told_from_other_deaths() {
+        let int3 = "[ 1.9] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n[ 1.9] Kernel panic - not syncing: Fatal exception\n";
+        assert!(died_by_emulation(&format!("[ 0.0] Linux version\n{int3}")));
+        assert!(!died_by_emulation(&format!("[ 1.8] Run /init as init process\n{int3}")), "programs ran");
+        assert!(
+            !died_by_emulation(&format!("[ 1.8] BUG: kernel NULL pointer dereference\n{int3}")),
+            "not the first"
+        );
+        assert!(!died_by_emulation("[ 1.8] Linux version\n"));
     }
 
     #[test]
