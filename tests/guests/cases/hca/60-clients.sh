@@ -22,8 +22,9 @@ journal() { # VARIANT CELL...
 order() { hca-control "$@" >"$log.order" 2>&1 || { note="the devices refuse: $*"; return 1; }; }
 
 if [ "$providers" = 'stock holdfast' ] && [ "$bar" = trapped ]; then
+    # holdfast takes more registers than stock, unless it is told how many.
     for group in wqes registers rc uc ud srq mw cqx events; do
-        register journal-$group "$BOTH" "journal \$variant client \${variant%/*} \"\$clients/verbs-walk\" -p \${variant%/*} $walk_hca $group"
+        register journal-$group "$BOTH" "journal \$variant client \${variant%/*} env MLX5_TOTAL_UUARS=16 MLX5_NUM_LOW_LAT_UUARS=4 \"\$clients/verbs-walk\" -p \${variant%/*} $walk_hca $group"
     done
     # Tools with one queue pair at each end: what several do has no order.
     for type in rc uc ud; do
