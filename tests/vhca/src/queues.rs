@@ -2,12 +2,13 @@
 //!
 //! Queues are told by the order in which they were created, and each has a text for each aspect of it, because what two
 //! queues do at the same time has no order, nor have a queue's doorbells and its work requests. Only queues that were
-//! created in that part are in it.
+//! created in that part are in it, and none of the driver's own, which Linux 7.2 makes when a program first needs them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, BufRead};
 
+use crate::objects::FIRST_UAR;
 use crate::reader::{Entry, Names};
 use crate::script::rings;
 
@@ -97,6 +98,15 @@ fn decimal(entry: &Entry, name: &str) -> Option<u32> {
     entry.get(name)?.parse().ok()
 }
 
+/// Is a created queue one of the driver's own: a completion queue on its page, or the queue pair that it registers memory with?
+fn is_of_driver(kind: Kind, entry: &Entry) -> bool {
+    match kind {
+        Kind::Cq => decimal(entry, "uar") == Some(FIRST_UAR),
+        Kind::Qp => entry.get("service") == Some("Registration"),
+        Kind::Srq => false,
+    }
+}
+
 impl Queues {
     fn add(&mut self, entry: &Entry) {
         match entry.kind.as_str() {
@@ -122,6 +132,9 @@ impl Queues {
         };
         let (Some(number), device) = (number(entry), entry.device) else { return };
         if op.starts_with("CREATE_") && entry.get("status") == Some("0x0") {
+            if is_of_driver(kind, entry) {
+                return;
+            }
             let created = self.created.entry((device, kind)).or_insert(0);
             *created += 1;
             self.present.insert((device, kind, number), (device, kind, *created));
@@ -243,5 +256,19 @@ mod tests {
         let other = journal.replace("outcome=done", "outcome=done rest=08");
         assert_ne!(queues(&journal, "two"), queues(&other, "two"));
         assert_eq!(queues(&journal, "four"), None);
+    }
+
+    #[test]
+    fn queues_of_the_driver_are_left_out() {
+        let journal = "1 0.100000000 d0 mark one\n\
+            2 0.200000000 d0 command op=CREATE_CQ code=0x400 status=0x0 log=8 uar=16 -> 0x1\n\
+            3 0.300000000 d0 command op=CREATE_QP code=0x500 status=0x0 service=Registration uar=17 -> 0x40\n\
+            4 0.400000000 d0 command op=CREATE_CQ code=0x400 status=0x0 log=7 uar=18 -> 0x2\n\
+            5 0.500000000 d0 command op=DESTROY_CQ code=0x401 status=0x0 0x1\n";
+        let text = queues(journal, "one").unwrap();
+        assert_eq!(
+            text,
+            "== d0 cq#1 commands\ncommand op=CREATE_CQ status=0x0 log=7 uar=uar0#1 -> number#1\n"
+        );
     }
 }
