@@ -7,6 +7,7 @@
 
 use crate::device::{BarMode, Device, Env};
 use crate::memory::PAGE;
+use crate::objects::FIRST_UAR;
 use crate::objects::qp::State;
 use crate::prm::{be32, put};
 use crate::script::rings;
@@ -44,8 +45,7 @@ fn page_offset(uar: u32, at: usize) -> usize {
 impl Device {
     /// Is this the page of a live doorbell page?
     pub(crate) fn has_doorbell_page(&self, page: usize) -> bool {
-        u32::try_from(page)
-            .is_ok_and(|uar| uar >= crate::objects::FIRST_UAR && self.objects.uars.contains(uar))
+        u32::try_from(page).is_ok_and(|uar| uar >= FIRST_UAR && self.objects.uars.contains(uar))
     }
 
     /// Takes what was stored in polled pages since the last time: page, offset, value.

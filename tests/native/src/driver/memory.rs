@@ -62,10 +62,7 @@ impl Driver {
 
     pub(super) fn query_pd(&mut self, id: ContextId, attrs: &mut Attrs) -> Result<(), Errno> {
         let handle = attrs.handle(attr::QUERY_PD_HANDLE)?;
-        let Some(Object::Pd(pd)) = self.context(id)?.objects.get(&handle) else {
-            return Err(Errno(libc::ENOENT));
-        };
-        let number = pd.number;
+        let number = self.context(id)?.pd(handle)?.number;
         attrs.output(attr::QUERY_PD_RESP_PDN, number.as_bytes())
     }
 
