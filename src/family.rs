@@ -560,10 +560,16 @@ pub trait QueuePair: Send + Sync {
         Ok(())
     }
 
+    /// Whether [`Family::close_doorbells`] closes what its sends are told by.
+    fn shares_doorbell(&self) -> bool {
+        false
+    }
+
     /// Closes both queues for good: the device hears of no post that begins later, which is kept instead. Does not wait.
     fn close(&self);
 
-    /// Whether every post that began before [`QueuePair::close`] has ended. Between the two, each CPU passes a barrier.
+    /// Whether every post that began before [`QueuePair::close`] has ended, but for sends by a doorbell that is shared. Between the
+    /// two, each CPU passes a barrier.
     fn is_quiet(&self) -> bool;
 
     /// What was posted and has not completed, in posting order: sends, then receives of its own queue. Nobody posts or polls
@@ -668,6 +674,14 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// `EOPNOTSUPP` where contexts cannot be shared; what the kernel said.
     fn import(_fd: CmdFd, _fork: ForkRanges) -> Result<Opened<Self>, Error> {
         Err(Error::new("import a context", Errno::EOPNOTSUPP))
+    }
+
+    /// Closes the doorbells that several queues share, for good, so that thousands of queues are closed by a few. Does not wait.
+    fn close_doorbells(&self) {}
+
+    /// Whether every store to one of them that began before has ended, as for [`QueuePair::is_quiet`].
+    fn is_quiet(&self) -> bool {
+        true
     }
 
     /// query_device_ex, with what the driver adds.

@@ -169,6 +169,7 @@ pub struct Qp {
     set_ece: AtomicU32,
     ece: AtomicU32,
     _index: Option<Index>,
+    shares_doorbell: bool,
 }
 
 impl Qp {
@@ -247,6 +248,10 @@ impl QueuePair for Qp {
         &self.sq
     }
 
+    fn shares_doorbell(&self) -> bool {
+        self.shares_doorbell
+    }
+
     fn close(&self) {
         if let Some(send) = &self.owner.send {
             send.gate.close();
@@ -257,7 +262,7 @@ impl QueuePair for Qp {
     }
 
     fn is_quiet(&self) -> bool {
-        self.sq.is_idle() && self.rq.as_ref().is_none_or(SpinLock::is_idle)
+        (self.shares_doorbell || self.sq.is_idle()) && self.rq.as_ref().is_none_or(SpinLock::is_idle)
     }
 
     fn outstanding(&self) -> Vec<Outstanding> {
@@ -362,6 +367,7 @@ impl Mlx5 {
             set_ece: AtomicU32::new(0),
             ece: AtomicU32::new(0),
             _index: index,
+            shares_doorbell: false,
         })
     }
 
@@ -485,6 +491,14 @@ impl Family for Mlx5 {
             }),
         };
         Ok((resp, caps))
+    }
+
+    fn close_doorbells(&self) {
+        self.uars.close();
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.uars.is_quiet()
     }
 
     fn raw_clock(&self) -> Result<u64, Errno> {
@@ -783,6 +797,7 @@ impl Family for Mlx5 {
             max_recv_sge: sizes.max_recv_sge(),
             max_inline_data: sizes.max_inline,
         };
+        let shares_doorbell = register.register.is_shared();
         let object = Qp {
             sq: SpinLock::with(request.locking, SendQueue::new(shape, owner.clone(), Some(register))),
             rq,
@@ -791,6 +806,7 @@ impl Family for Mlx5 {
             set_ece: AtomicU32::new(0),
             ece: AtomicU32::new(resp.ece_options),
             _index: index,
+            shares_doorbell,
         };
         Ok((Created { handle: made.handle, object }, made.qp_num))
     }

@@ -116,10 +116,14 @@ impl Kept {
         }
     }
 
-    /// The queue is empty, and closed: the device may still look at its record, which is left alone.
-    fn reset(&self) {
-        // ORDER: Release, as in `note`.
-        self.up_to.store(0, Ordering::Release);
+    /// The queue is empty, as the record says by `clear`; not that of a device that may be dying, which may still look at it.
+    fn reset(&self, clear: impl FnOnce()) {
+        if self.life.is_over() {
+            // ORDER: Release, as in `note`.
+            self.up_to.store(0, Ordering::Release);
+        } else {
+            clear();
+        }
     }
 }
 
@@ -265,11 +269,7 @@ impl SendRing {
         }
         // ORDER: Release, partner is the Acquire in `tail`.
         self.retired.store(Meta::NONE.pack(), Ordering::Release);
-        if self.gate.is_closed() {
-            self.kept.reset();
-        } else {
-            self.record.store::<SND_DBR>(0);
-        }
+        self.kept.reset(|| self.record.store::<SND_DBR>(0));
     }
 
     /// What was posted and has not completed, in posting order. Nobody posts or polls meanwhile.
@@ -473,11 +473,7 @@ impl RecvRing {
     pub(super) fn reset(&self) {
         // ORDER: Release, partner is the Acquire in `tail`.
         self.tail.store(0, Ordering::Release);
-        if self.gate.is_closed() {
-            self.kept.reset();
-        } else {
-            self.record.store::<RCV_DBR>(0);
-        }
+        self.kept.reset(|| self.record.store::<RCV_DBR>(0));
     }
 
     /// What was posted and has not completed, in posting order. Nobody posts or polls meanwhile.

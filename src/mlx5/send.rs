@@ -290,11 +290,12 @@ impl Producer {
     /// Lets the device see everything up to `post`, or keeps it. `at` is where the last WQE is, `burst` as [`Producer::burst`] has it.
     #[inline(always)]
     pub(super) fn ring(&self, ring: &SendRing, register: Option<&Register>, at: u32, burst: u32) {
-        match register {
-            Some(register) if !self.silent => {
-                register.ring(&ring.record, self.post, ring.blocks.view(), at, burst);
-            }
-            _ => ring.keep(self.post),
+        let told = !self.silent
+            && register.is_some_and(|register| {
+                register.ring(&ring.record, self.post, ring.blocks.view(), at, burst)
+            });
+        if !told {
+            ring.keep(self.post);
         }
     }
 

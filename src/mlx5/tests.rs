@@ -1034,6 +1034,51 @@ fn a_register_that_others_ring_too_is_told_of_a_post_in_its_turn() {
 }
 
 #[test]
+fn behind_a_closed_register_all_is_kept() {
+    let mut world = world(resp(), Env { total_uuars: 2, low_lat_uuars: 0, ..env() });
+    let cq = world.cq(31, 0);
+    let qp = world.qp(&cq, IBV_QPT_RC, ibv_qp_cap { max_send_wr: 16, ..CAP }, None);
+    let bf = world.bf.recv().unwrap();
+    assert!(qp.qp.shares_doorbell());
+    let mut sges = [SGE];
+    post(&qp.qp, &mut [send(1, IBV_WR_SEND, &mut sges)]).unwrap();
+    let told = || (qp.db.be32(4), bf.bytes(0x800, 1024));
+    let before = told();
+    assert_eq!(before.0, 1);
+    world.device.life.note(Sign::Early);
+    world.family.close_doorbells();
+    assert!(world.family.is_quiet() && qp.qp.is_quiet());
+    // While its own gate is open still, and behind it.
+    for first in [2, 7] {
+        post(&qp.qp, &mut [send(first, IBV_WR_SEND, &mut sges)]).unwrap();
+        let mut again = [SGE];
+        let mut list = [send(first + 1, IBV_WR_SEND, &mut sges), send(first + 2, IBV_WR_SEND, &mut again)];
+        post(&qp.qp, &mut list).unwrap();
+        let mut sq = qp.qp.sq.lock();
+        sq.start();
+        sq.operation(first + 3, IBV_SEND_SIGNALED, SendOp::Send);
+        sq.set_sge(SGE);
+        assert!(!sq.complete_usual());
+        assert_eq!(sq.complete(), Ok(false));
+        let mut wr = send(first + 4, IBV_WR_SEND, &mut sges);
+        // SAFETY: a valid request that outlives its use.
+        let one = unsafe { SendWrs::from_ptr(&raw mut wr) }.only().unwrap();
+        match sq.post_usual(one, Known(&THE_AH)) {
+            Posted::Untold { last, burst } => sq.tell(last, burst),
+            Posted::Not => {
+                drop(sq);
+                post(&qp.qp, &mut [wr]).unwrap();
+            }
+            Posted::Told => panic!("told"),
+        }
+        assert_eq!(told(), before, "the device hears of it");
+        qp.qp.close();
+    }
+    world.device.life.note(Sign::Final);
+    assert_eq!(cq.ids(16), (1..=11).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_machine_without_write_combining_rings_plain_doorbells() {
     let world = World::plain();
     world.kernel.ioctl(ids::UAR_OBJ_ALLOC, |_| Err(Errno::EOPNOTSUPP));

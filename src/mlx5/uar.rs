@@ -2,21 +2,22 @@
 //!
 //! A page begins with the doorbell of completion queues; from 0x800 on it has registers for send queues, each in two halves
 //! that are used in turn. A register is either one QP's own, and then its send queue's lock orders the stores, or shared,
-//! and then it has a lock. [`Register::ring`] is the only function that rings a send queue's doorbell, [`CqDoorbell::arm`] the
-//! only one for a completion queue.
+//! and then it has a lock, and can be closed for all of them ([`Uars::close`]). [`Register::ring`] is the only function that
+//! rings a send queue's doorbell, [`CqDoorbell::arm`] the only one for a completion queue.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::env::Env;
 use super::ring::SND_DBR;
 use super::wqe;
+use crate::config::OUTLIVES_DEVICES;
 use crate::error::{Errno, Error, Step as _};
 use crate::hw::barrier::{mmio_flush_writes, mmio_wc_start, udma_to_device_barrier};
 use crate::hw::dma::{BlockView, Record};
 use crate::hw::mmio::{Halves, Mapping, Registers};
 use crate::log;
-use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::sync::{Marked, SpinLock};
 use crate::uapi::mlx5::{self as wire, AllocUcontextResp};
 use crate::uapi::sys::{self, Prot};
@@ -45,6 +46,8 @@ pub(super) struct Register {
     /// Taken around the stores where several send queues use the register.
     lock: SpinLock<()>,
     shared: bool,
+    /// Of a shared one: nobody rings it any more, as behind a [`crate::ha::gate::Gate`]. Read within the lock.
+    closed: AtomicBool,
     pub(super) place: Place,
 }
 
@@ -57,7 +60,7 @@ pub(super) enum Place {
     Kernel,
 }
 
-/// The right to ring a register's doorbell.
+/// The right to ring an open register's doorbell.
 #[derive(Debug)]
 pub(super) struct Entered<'a> {
     register: &'a Register,
@@ -81,7 +84,24 @@ impl Register {
         place: Place,
     ) -> Result<Register, Errno> {
         let halves = Halves::new(mapping, offset, half)?;
-        Ok(Register { halves, turn: AtomicU32::new(0), lock: SpinLock::new(()), shared, place })
+        let (turn, closed) = (AtomicU32::new(0), AtomicBool::new(false));
+        Ok(Register { halves, turn, lock: SpinLock::new(()), shared, closed, place })
+    }
+
+    /// Whether several send queues ring it.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    fn close(&self) {
+        // ORDER: Relaxed: seen by rings after the barrier that the closer passes, or by the lock.
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn is_closed(&self) -> bool {
+        // ORDER: Relaxed: as a gate's limit; the closer waits for those who read it before.
+        OUTLIVES_DEVICES && self.closed.load(Ordering::Relaxed)
     }
 
     /// Bytes of a WQE that BlueFlame takes.
@@ -92,17 +112,32 @@ impl Register {
     /// Tells the device that a send queue's WQEs up to block `post` are there. `last` is where the last one begins, `burst` its
     /// length in units if it shall be written to the register itself.
     ///
-    /// PRM: post_send_db of rdma-core. The caller holds the send queue's lock.
+    /// PRM: post_send_db of rdma-core. The caller holds the send queue's lock. False: it is closed, and nothing was done.
     #[inline(always)]
-    pub(super) fn ring(&self, record: &Record, post: u32, blocks: BlockView<'_>, last: u32, burst: u32) {
-        let _guard = self.shared.then(|| self.lock.lock());
+    #[must_use]
+    pub(super) fn ring(
+        &self,
+        record: &Record,
+        post: u32,
+        blocks: BlockView<'_>,
+        last: u32,
+        burst: u32,
+    ) -> bool {
+        let guard = self.shared.then(|| self.lock.lock());
+        if guard.is_some() && self.is_closed() {
+            return false;
+        }
         self.ring_entered(record, post, blocks, last, burst);
+        true
     }
 
-    /// The right to ring, if it costs next to nothing: nobody else uses the register, or this thread owns its lock.
+    /// The right to ring, if it costs next to nothing: nobody else uses the register, or this thread owns its lock and it is open.
     #[inline(always)]
     pub(super) fn enter(&self) -> Option<Entered<'_>> {
         let guard = if self.shared { Some(self.lock.lock_own()?) } else { None };
+        if guard.is_some() && self.is_closed() {
+            return None;
+        }
         Some(Entered { register: self, _guard: guard })
     }
 
@@ -180,6 +215,9 @@ pub(super) struct Uars {
     /// Registers by number, where the kernel hands out static ones.
     fixed: Vec<Arc<Register>>,
     free: Mutex<Free>,
+    /// Registers that are shared by those who get none of their own. Its lock is held for no command of the kernel's, whom
+    /// whoever closes these does not wait for.
+    shared: Mutex<Vec<Arc<Register>>>,
     /// UAR objects of the kernel, freed with the context's file.
     pages: Mutex<Vec<Handle>>,
 }
@@ -188,7 +226,6 @@ pub(super) struct Uars {
 struct Free {
     dedicated: VecDeque<Arc<Register>>,
     thread_domain: VecDeque<Arc<Register>>,
-    shared: Vec<Arc<Register>>,
     made_dedicated: usize,
 }
 
@@ -290,8 +327,32 @@ impl Uars {
             nc,
             fixed,
             free: Mutex::default(),
+            shared: Mutex::default(),
             pages: Mutex::new(pages),
         }))
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Vec<Arc<Register>>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shared registers that there are so far.
+    fn each_shared(&self, mut f: impl FnMut(&Register)) {
+        for register in self.shared().iter().chain(&self.fixed).filter(|register| register.shared) {
+            f(register);
+        }
+    }
+
+    /// Closes the shared registers, for good. Does not wait.
+    pub(super) fn close(&self) {
+        self.each_shared(Register::close);
+    }
+
+    /// Whether every ring of a shared register that began before [`Uars::close`] has ended; as [`SpinLock::is_idle`].
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut quiet = true;
+        self.each_shared(|register| quiet &= register.lock.is_idle());
+        quiet
     }
 
     /// Whether the kernel chooses the register of a QP.
@@ -351,13 +412,14 @@ impl Uars {
         if let Some(register) = free.dedicated.pop_front() {
             return Ok(Use { register, list: List::Dedicated, uars: self.clone() });
         }
-        if free.shared.len() < self.max_shared
+        let made = self.shared().len();
+        if made < self.max_shared
             && let Ok(registers) = self.new_page(true)
         {
-            free.shared.extend(registers);
+            self.shared().extend(registers);
         }
-        let register = free.shared.iter().min_by_key(|register| Arc::strong_count(register)).cloned();
         drop(free);
+        let register = self.shared().iter().min_by_key(|register| Arc::strong_count(register)).cloned();
         match register {
             Some(register) => Ok(Use { register, list: List::Other, uars: self.clone() }),
             None => self.without_blueflame(),

@@ -386,7 +386,7 @@ pub(crate) unsafe extern "C" fn free_context<F: Family>(context: *mut ibv_contex
         if forgotten.len() != 0 {
             log::warn!("{}: closed with {} queues and queue pairs alive", ours.device.ibdev, forgotten.len());
         }
-        for (kind, at) in forgotten.iter() {
+        for (kind, at) in forgotten.iter(Kind::ALL) {
             match kind {
                 // SAFETY: a live object of this kind (it was in the list), and the context's user is gone.
                 Kind::Cq => unsafe {
@@ -399,7 +399,7 @@ pub(crate) unsafe extern "C" fn free_context<F: Family>(context: *mut ibv_contex
                     ))
                 },
                 // SAFETY: as above.
-                Kind::Qp => unsafe {
+                Kind::Qp | Kind::Sharer => unsafe {
                     cast::drop_body::<super::qp::QpHead, super::qp::Qp<F>>(
                         core::ptr::with_exposed_provenance_mut(at),
                     )

@@ -48,7 +48,7 @@ unsafe fn object<'a, F: Family>(kind: Kind, at: usize) -> Object<'a, F> {
         // SAFETY: the caller's word.
         Kind::Srq => Object::Srq(unsafe { cast::body::<verbs_srq, Srq<F>>(at.cast()) }),
         // SAFETY: the caller's word.
-        Kind::Qp => Object::Qp(unsafe { cast::body::<QpHead, Qp<F>>(at.cast()) }),
+        Kind::Qp | Kind::Sharer => Object::Qp(unsafe { cast::body::<QpHead, Qp<F>>(at.cast()) }),
     }
 }
 
@@ -94,24 +94,42 @@ impl<F: Family> Context<F> {
 
     pub(super) fn each(&self, mut f: impl FnMut(Object<'_, F>)) {
         let live = self.live();
-        for (kind, at) in live.iter() {
+        for (kind, at) in live.iter(Kind::ALL) {
             // SAFETY: in the list, which is locked.
             f(unsafe { object::<F>(kind, at) });
         }
     }
 
     /// Closes every gate and waits for stores that are under way.
+    ///
+    /// First what stores to the device's pages pass: of thousands of queue pairs nearly all share their doorbells with others, and
+    /// these are few. Then their own gates, behind which the doorbell records of their receives are left alone, too.
     fn close_gates(&self) {
-        self.each(|object| object.close());
-        // What was closed is seen by posts of queues without locks, too, and what they mark is seen here.
-        process::pass_barrier();
+        self.family.close_doorbells();
+        self.close(Kind::ALONE);
+        self.device.life.quiesced();
+        log::info!("{}: gate closed", self.device.ibdev);
+        self.close(&[Kind::Sharer]);
+    }
+
+    /// Closes the gates of all objects of `kinds`, and waits for stores that are under way behind them and behind doorbells that
+    /// were closed before.
+    fn close(&self, kinds: &'static [Kind]) {
         // SAFETY: in the list, which is locked.
         let is_quiet = |kind, at| unsafe { object::<F>(kind, at) }.is_quiet();
-        let mut waiting: Vec<(Kind, usize)> = Vec::new();
+        let live = self.live();
+        for (kind, at) in live.iter(kinds) {
+            // SAFETY: as above.
+            unsafe { object::<F>(kind, at) }.close();
+        }
+        // What was closed is seen by posts of queues without locks, too, and what they mark is seen here.
+        process::pass_barrier();
         // Nearly all are quiet: of thousands, few are looked for again.
-        waiting.extend(self.live().iter().filter(|(kind, at)| !is_quiet(*kind, *at)));
+        let mut waiting: Vec<(Kind, usize)> =
+            live.iter(kinds).filter(|(kind, at)| !is_quiet(*kind, *at)).collect();
+        drop(live);
         let start = Instant::now();
-        while !waiting.is_empty() {
+        while !waiting.is_empty() || !self.family.is_quiet() {
             if start.elapsed() > QUIESCE {
                 log::warn!(
                     "{}: {} queues are still being posted to; what they post now reaches nobody",
@@ -124,8 +142,6 @@ impl<F: Family> Context<F> {
             let live = self.live();
             waiting.retain(|(kind, at)| live.contains(*kind, *at) && !is_quiet(*kind, *at));
         }
-        self.device.life.quiesced();
-        log::info!("{}: gate closed", self.device.ibdev);
     }
 
     /// Has the kernel destroy every queue pair, so that the device touches no memory of ours any more.

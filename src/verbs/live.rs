@@ -12,6 +12,15 @@ pub(crate) enum Kind {
     Cq,
     Srq,
     Qp,
+    /// A QP whose doorbell is shared with others, and closed in its place.
+    Sharer,
+}
+
+impl Kind {
+    /// Those whose gates are closed one by one when the device dies.
+    pub(crate) const ALONE: &[Kind] = &[Kind::Cq, Kind::Srq, Kind::Qp];
+    /// All.
+    pub(crate) const ALL: &[Kind] = &[Kind::Cq, Kind::Srq, Kind::Qp, Kind::Sharer];
 }
 
 /// An address, multiplied, and both halves of the product put together.
@@ -44,14 +53,25 @@ pub(crate) struct Live {
     cqs: Addresses,
     srqs: Addresses,
     qps: Addresses,
+    sharers: Addresses,
 }
 
 impl Live {
+    fn of(&self, kind: Kind) -> &Addresses {
+        match kind {
+            Kind::Cq => &self.cqs,
+            Kind::Srq => &self.srqs,
+            Kind::Qp => &self.qps,
+            Kind::Sharer => &self.sharers,
+        }
+    }
+
     fn of_mut(&mut self, kind: Kind) -> &mut Addresses {
         match kind {
             Kind::Cq => &mut self.cqs,
             Kind::Srq => &mut self.srqs,
             Kind::Qp => &mut self.qps,
+            Kind::Sharer => &mut self.sharers,
         }
     }
 
@@ -64,23 +84,16 @@ impl Live {
     }
 
     pub(crate) fn contains(&self, kind: Kind, at: usize) -> bool {
-        let of = match kind {
-            Kind::Cq => &self.cqs,
-            Kind::Srq => &self.srqs,
-            Kind::Qp => &self.qps,
-        };
-        of.contains(&at)
+        self.of(kind).contains(&at)
     }
 
-    /// All of them: CQs, then SRQs, then QPs.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Kind, usize)> {
-        let cqs = self.cqs.iter().map(|at| (Kind::Cq, *at));
-        let srqs = self.srqs.iter().map(|at| (Kind::Srq, *at));
-        cqs.chain(srqs).chain(self.qps.iter().map(|at| (Kind::Qp, *at)))
+    /// Those of `kinds`, in their order.
+    pub(crate) fn iter(&self, kinds: &'static [Kind]) -> impl Iterator<Item = (Kind, usize)> {
+        kinds.iter().flat_map(|kind| self.of(*kind).iter().map(|at| (*kind, *at)))
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.cqs.len() + self.srqs.len() + self.qps.len()
+        Kind::ALL.iter().map(|kind| self.of(*kind).len()).sum()
     }
 
     /// How many are completion queues.
@@ -100,12 +113,14 @@ mod tests {
         live.insert(Kind::Cq, 32);
         live.insert(Kind::Srq, 64);
         live.insert(Kind::Qp, 96);
+        live.insert(Kind::Sharer, 128);
         live.remove(Kind::Cq, 64);
         live.remove(Kind::Qp, 96);
         assert!(live.contains(Kind::Srq, 64) && !live.contains(Kind::Cq, 64) && !live.contains(Kind::Qp, 96));
-        let all: Vec<_> = live.iter().collect();
-        assert_eq!(all, [(Kind::Cq, 32), (Kind::Srq, 64), (Kind::Qp, 64)]);
-        assert_eq!((live.len(), live.cqs()), (3, 1));
+        let alone = [(Kind::Cq, 32), (Kind::Srq, 64), (Kind::Qp, 64)];
+        assert!(live.iter(Kind::ALONE).eq(alone));
+        assert!(live.iter(Kind::ALL).eq(alone.into_iter().chain([(Kind::Sharer, 128)])));
+        assert_eq!((live.len(), live.cqs()), (4, 1));
     }
 
     #[test]

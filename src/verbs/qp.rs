@@ -50,6 +50,11 @@ pub(crate) struct Qp<F: Family> {
     stopped: OnceLock<u32>,
 }
 
+/// The kind of a QP with these queues.
+fn kind_of<F: Family>(queues: &F::Qp) -> Kind {
+    if queues.shares_doorbell() { Kind::Sharer } else { Kind::Qp }
+}
+
 impl<F: Family> Qp<F> {
     /// Has the kernel's QP destroyed, so that the device touches no memory any more.
     pub(crate) fn stop(&self) {
@@ -226,6 +231,7 @@ unsafe fn create<F: Family>(
         // SAFETY: `head` is a whole QpHead.
         unsafe { set_comp_mask(fresh.head(), cx.host.layout(), VERBS_QP_EX) };
     }
+    let kind = kind_of::<F>(&created.object);
     let head = fresh.finish(Qp {
         fd: cx.device.fd,
         handle: created.handle,
@@ -236,7 +242,7 @@ unsafe fn create<F: Family>(
         sq_sig_all: init.sq_sig_all,
         stopped: OnceLock::new(),
     });
-    cx.add(Kind::Qp, head);
+    cx.add(kind, head);
     Ok(head.cast())
 }
 
@@ -479,7 +485,7 @@ pub(crate) unsafe extern "C" fn destroy_qp<F: Family>(qp: *mut ibv_qp) -> c_int 
             // SAFETY: a parent domain stays while it has QPs.
             unsafe { memory::pd_of::<F>(pd) }.users.fetch_sub(1, Ordering::Relaxed);
         }
-        cx.remove(Kind::Qp, qp);
+        cx.remove(kind_of::<F>(&ours.queues), qp);
         // SAFETY: the kernel's side is gone.
         unsafe { cx.end(qp.cast(), acknowledged, cast::free::<QpHead, Qp<F>>) };
         Ok(())

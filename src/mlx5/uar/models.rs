@@ -3,10 +3,15 @@
 
 use std::rc::Rc;
 
+use loom::thread;
+
 use super::*;
 use crate::abi::host::ForkRanges;
-use crate::ha::models::check;
+use crate::ha::models::{check, check_within};
 use crate::hw::dma::{Blocks, Memory};
+use crate::sync::allow_owners;
+use crate::sync::atomic::fence;
+use crate::sync::models::barrier;
 use crate::uapi::DriverId;
 use crate::uapi::sys::twin::Kernel;
 
@@ -21,34 +26,99 @@ fn queue(number: u64) -> (Record, Blocks) {
     (Record::new(&memory, 0).unwrap(), blocks)
 }
 
+/// A shared register, and where it is.
+fn shared() -> (Register, usize) {
+    let kernel = Kernel::scripted();
+    let (tell, told) = std::sync::mpsc::channel();
+    kernel.mmap(FD.fd, 0, move |memory| {
+        tell.send(memory.as_mut_ptr().expose_provenance()).unwrap();
+        Ok(())
+    });
+    let mapping = map(FD, 0, PAGE).unwrap();
+    let register = Register::new(&mapping, BF_OFFSET, HALF, true, Place::Page(1)).unwrap();
+    (register, told.recv().unwrap() + BF_OFFSET)
+}
+
+/// What was stored to both halves of the register at `base`.
+fn halves(base: usize) -> [u64; 2] {
+    [0, HALF as usize].map(|offset| {
+        let at = core::ptr::with_exposed_provenance::<u64>(base + offset);
+        // SAFETY: within the mapping, which the register keeps.
+        unsafe { at.read_volatile() }
+    })
+}
+
 #[test]
 fn two_queues_that_share_a_register_take_turns() {
     check("mlx5 shared register", || {
-        let kernel = Kernel::scripted();
-        let (tell, told) = std::sync::mpsc::channel();
-        kernel.mmap(FD.fd, 0, move |memory| {
-            tell.send(memory.as_mut_ptr().expose_provenance()).unwrap();
-            Ok(())
-        });
-        let mapping = map(FD, 0, PAGE).unwrap();
-        let register = Register::new(&mapping, BF_OFFSET, HALF, true, Place::Page(1)).unwrap();
+        let (register, base) = shared();
         let register = Rc::new(register);
-        let base = told.recv().unwrap() + BF_OFFSET;
         let threads = [1, 2].map(|number| {
             let register = register.clone();
-            loom::thread::spawn(move || {
+            thread::spawn(move || {
                 let (record, blocks) = queue(number);
-                register.ring(&record, 1, blocks.view(), 0, 0);
+                assert!(register.ring(&record, 1, blocks.view(), 0, 0), "nobody closed it");
             })
         });
         for thread in threads {
             thread.join().unwrap();
         }
-        let halves = [0, HALF as usize].map(|offset| {
-            let at = core::ptr::with_exposed_provenance::<u64>(base + offset);
-            // SAFETY: within the mapping, which the register keeps.
-            unsafe { at.read_volatile() }
-        });
+        let halves = halves(base);
         assert!(halves == [1, 2] || halves == [2, 1], "a doorbell was overwritten: {halves:?}");
+    });
+}
+
+/// One thread rings twice as `ring` does, another one closes.
+fn closed_under_way(
+    register: impl Fn() -> (Register, usize),
+    ring: fn(&Register, &Record, &Blocks, u32) -> bool,
+) {
+    let (register, base) = register();
+    let register = Rc::new(register);
+    let ringer = {
+        let register = register.clone();
+        thread::spawn(move || {
+            let (record, blocks) = queue(1);
+            let told = [1, 2].map(|post| ring(&register, &record, &blocks, post));
+            (told, record.load::<SND_DBR>())
+        })
+    };
+    register.close();
+    fence(Ordering::SeqCst);
+    while !register.lock.is_idle() {
+        thread::yield_now();
+    }
+    let before = halves(base);
+    let (told, record) = ringer.join().unwrap();
+    assert_eq!(halves(base), before, "a doorbell was rung after the register was closed");
+    assert!(told != [false, true], "open again");
+    let told = told.map(u64::from);
+    assert_eq!((told, u64::from(record)), (before, told.iter().sum()), "told what was rung, and that alone");
+}
+
+#[test]
+fn nothing_rings_a_closed_register() {
+    check("mlx5 closed register", || {
+        closed_under_way(shared, |register, record, blocks, post| {
+            register.ring(record, post, blocks.view(), 0, 0)
+        });
+    });
+}
+
+#[test]
+fn nothing_rings_a_closed_register_with_an_owner() {
+    check_within("mlx5 closed register with an owner", Some(3), || {
+        allow_owners(barrier);
+        let owned = || {
+            let (Register { halves, turn, lock, shared, closed, place }, base) = shared();
+            (Register { halves, turn, lock: lock.with_owners(), shared, closed, place }, base)
+        };
+        closed_under_way(owned, |register, record, blocks, post| match register.enter() {
+            Some(entered) => {
+                entered.ring(record, post, blocks.view(), 0, 0);
+                true
+            }
+            None => register.ring(record, post, blocks.view(), 0, 0),
+        });
     });
 }
