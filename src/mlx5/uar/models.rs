@@ -27,8 +27,7 @@ fn queue(number: u64) -> (Record, Blocks) {
 }
 
 /// A shared register, and where it is.
-fn shared() -> (Register, usize) {
-    let kernel = Kernel::scripted();
+fn shared(kernel: &Kernel) -> (Register, usize) {
     let (tell, told) = std::sync::mpsc::channel();
     kernel.mmap(FD.fd, 0, move |memory| {
         tell.send(memory.as_mut_ptr().expose_provenance()).unwrap();
@@ -51,7 +50,8 @@ fn halves(base: usize) -> [u64; 2] {
 #[test]
 fn two_queues_that_share_a_register_take_turns() {
     check("mlx5 shared register", || {
-        let (register, base) = shared();
+        let kernel = Kernel::scripted();
+        let (register, base) = shared(&kernel);
         let register = Rc::new(register);
         let threads = [1, 2].map(|number| {
             let register = register.clone();
@@ -70,10 +70,11 @@ fn two_queues_that_share_a_register_take_turns() {
 
 /// One thread rings twice as `ring` does, another one closes.
 fn closed_under_way(
-    register: impl Fn() -> (Register, usize),
+    register: impl Fn(&Kernel) -> (Register, usize),
     ring: fn(&Register, &Record, &Blocks, u32) -> bool,
 ) {
-    let (register, base) = register();
+    let kernel = Kernel::scripted();
+    let (register, base) = register(&kernel);
     let register = Rc::new(register);
     let ringer = {
         let register = register.clone();
@@ -109,9 +110,9 @@ fn nothing_rings_a_closed_register() {
 fn nothing_rings_a_closed_register_with_an_owner() {
     check_within("mlx5 closed register with an owner", Some(3), || {
         allow_owners(barrier);
-        let owned = || {
-            let (Register { halves, turn, lock, shared, closed, place }, base) = shared();
-            (Register { halves, turn, lock: lock.with_owners(), shared, closed, place }, base)
+        let owned = |kernel: &Kernel| {
+            let (register, base) = shared(kernel);
+            (Register { lock: register.lock.with_owners(), ..register }, base)
         };
         closed_under_way(owned, |register, record, blocks, post| match register.enter() {
             Some(entered) => {
