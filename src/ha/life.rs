@@ -210,7 +210,7 @@ impl Life {
         }
     }
 
-    /// Every gate is closed and no store is under way.
+    /// No store to the device begins any more, and none is under way.
     pub fn quiesced(&self) {
         // ORDER: Relaxed: for people and clocks; the first one counts.
         let _ = self.closed.compare_exchange(0, self.nanoseconds(), Ordering::Relaxed, Ordering::Relaxed);
