@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::abi::host::ForkRanges;
 use crate::abi::wr::UserBytes;
 use crate::error::Errno;
-use crate::uapi::sys::{self, Map};
+use crate::uapi::sys::{self, Map, process};
 
 /// Bytes of a [`Units`] place.
 pub const UNIT: usize = 16;
@@ -78,51 +78,75 @@ impl Drop for Memory {
 /// first: what an application makes again is what it destroyed just now, and whatever it destroyed before makes room.
 ///
 /// What is given back was a queue that the kernel destroyed, so that no device writes there any more; once the device is
-/// dying, nothing new is made on its context.
+/// dying, nothing new is made on its context. It is handed out as it was left: a queue writes each place before it, or a device, reads
+/// it, and begins again in its own leavings when it is reset. To zero the pages of a queue pair was a tenth of `ibv_create_qp`.
 #[derive(Debug)]
 pub struct Pages {
     fork: ForkRanges,
-    /// The process that these mappings belong to: a forked child may have none of them.
+    /// In which process these mappings are, as [`process::number`] says: a forked child may have none of them.
     process: u32,
     free: Mutex<Free>,
 }
 
-/// What was given back, from the first to the last, and its bytes.
+/// What was given back, and its bytes.
 #[derive(Debug, Default)]
 struct Free {
-    maps: VecDeque<Map>,
+    sizes: Vec<Size>,
+    count: usize,
     len: usize,
+    /// How many were given back since the start.
+    number: u64,
+}
+
+/// What was given back of one size, from the first to the last, each with its number.
+#[derive(Debug)]
+struct Size {
+    len: usize,
+    maps: VecDeque<(u64, Map)>,
 }
 
 impl Free {
     /// The last one of `len` bytes.
     fn take(&mut self, len: usize) -> Option<Map> {
-        let at = self.maps.iter().rposition(|map| map.len() == len)?;
-        self.len -= len;
-        self.maps.remove(at)
+        let (_, map) = self.sizes.iter_mut().find(|size| size.len == len)?.maps.pop_back()?;
+        self.removed(map)
     }
 
     /// One more; what [`Free::over`] says then.
     fn put(&mut self, map: Map) -> Option<Map> {
-        self.len += map.len();
-        self.maps.push_back(map);
+        let len = map.len();
+        (self.count, self.len, self.number) = (self.count + 1, self.len + len, self.number + 1);
+        match self.sizes.iter_mut().find(|size| size.len == len) {
+            Some(size) => size.maps.push_back((self.number, map)),
+            None => self.sizes.push(Size { len, maps: VecDeque::from([(self.number, map)]) }),
+        }
         self.over()
     }
 
     /// The first one, where there are too many, or too many bytes.
     fn over(&mut self) -> Option<Map> {
-        if self.maps.len() <= KEPT && self.len <= KEPT_LEN {
+        if self.count <= KEPT && self.len <= KEPT_LEN {
             return None;
         }
-        let map = self.maps.pop_front()?;
+        self.sizes.retain(|size| !size.maps.is_empty());
+        let first = |size: &Size| size.maps.front().map(|(number, _)| *number);
+        let (_, map) = self.sizes.iter_mut().min_by_key(|size| first(size))?.maps.pop_front()?;
+        self.removed(map)
+    }
+
+    fn removed(&mut self, map: Map) -> Option<Map> {
+        self.count -= 1;
         self.len -= map.len();
         Some(map)
     }
 }
 
-/// Mappings that are kept, and their bytes, at most.
-const KEPT: usize = 64;
-const KEPT_LEN: usize = 2 << 20;
+/// Mappings that are kept, and their bytes, at most: what 380 queue pairs of 128 work requests take. Who makes and unmakes more at a
+/// time than are kept pays for the pages of each.
+const KEPT: usize = 1024;
+const KEPT_LEN: usize = 32 << 20;
+/// A longer one is not kept.
+const LONGEST: usize = 2 << 20;
 
 impl Default for Pages {
     fn default() -> Pages {
@@ -138,14 +162,14 @@ impl Pages {
     }
 
     fn with(fork: ForkRanges) -> Pages {
-        Pages { fork, process: std::process::id(), free: Mutex::default() }
+        Pages { fork, process: process::number(), free: Mutex::default() }
     }
 
     fn free(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// At least `len` zeroed bytes, from the start of a page.
+    /// At least `len` bytes, from the start of a page: zero, or as the last queue left them.
     ///
     /// # Errors
     /// `ENOMEM`; `EINVAL` for no bytes.
@@ -154,7 +178,7 @@ impl Pages {
         self.mapped(len, len).map(Arc::new)
     }
 
-    /// At least `len` zeroed bytes, from the start of a page, and `beside` bytes of our own behind them.
+    /// At least `len` bytes, as [`Pages::take`] has them, and `beside` bytes of our own behind them, zeroed.
     ///
     /// # Errors
     /// As [`Pages::take`].
@@ -168,7 +192,13 @@ impl Pages {
     /// `mapped` bytes, whole pages, of which the first `len` are a device's.
     fn mapped(self: &Arc<Pages>, mapped: usize, len: usize) -> Result<Memory, Errno> {
         let map = match self.used(mapped) {
-            Some(map) => map,
+            Some(map) => {
+                // SAFETY: D1: `mapped` bytes that nobody has, of which `len` are not more.
+                let beside = unsafe { map.as_ptr().add(len) };
+                // SAFETY: as above; what is beside them is zeroed.
+                unsafe { beside.write_bytes(0, mapped - len) };
+                map
+            }
             None => {
                 let map = sys::map_memory(mapped)?;
                 // Copy on write after a fork would leave the device with one copy and us with the other.
@@ -180,22 +210,20 @@ impl Pages {
         Ok(Memory { map: Some(map), start, len, pages: self.clone() })
     }
 
-    /// One that was given back, zeroed.
+    /// One that was given back, as it is.
     fn used(&self, len: usize) -> Option<Map> {
         let map = self.free().take(len)?;
-        if self.process != std::process::id() {
+        if self.process != process::number() {
             // Not for us to use, nor to unmap.
             let _ = core::mem::ManuallyDrop::new(map);
             return None;
         }
-        // SAFETY: D1: a mapping of `len` bytes that nobody has.
-        unsafe { map.as_ptr().write_bytes(0, len) };
         Some(map)
     }
 
     /// Keeps `map`, for which the oldest ones make room; one that is too long for that is unmapped.
     fn give_back(&self, map: Map) {
-        if map.len() > KEPT_LEN {
+        if map.len() > LONGEST {
             return self.fork.release(map.as_ptr(), map.len());
         }
         let mut over = self.free().put(map);
@@ -211,7 +239,7 @@ impl Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         let free = self.free.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for map in free.maps.drain(..) {
+        for (_, map) in free.sizes.drain(..).flat_map(|size| size.maps) {
             self.fork.release(map.as_ptr(), map.len());
         }
     }
@@ -585,6 +613,12 @@ impl Entries {
         self.memory.address(0)
     }
 
+    /// Where its memory is from.
+    #[must_use]
+    pub fn pages(&self) -> &Arc<Pages> {
+        &self.memory.pages
+    }
+
     /// The completion at `index`.
     #[inline(always)]
     #[must_use]
@@ -926,7 +960,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_used_again_and_zeroed() {
+    fn memory_is_used_again_as_it_is() {
         let _kernel = Kernel::real();
         let pages = Arc::new(Pages::default());
         let first = pages.take(100).unwrap();
@@ -939,19 +973,28 @@ mod tests {
         let (one, other) = (pages.take(4096).unwrap(), pages.take(1).unwrap());
         let again = if one.address(0) == address { &one } else { &other };
         assert_eq!(again.address(0), address);
-        assert_eq!(Units::new(again, 0, 8).unwrap().get(7), [0, 0]);
+        assert_eq!(Units::new(again, 0, 8).unwrap().get(7), [1, 2]);
         assert_ne!(pages.take(8192).unwrap().address(0), address);
         // No more than so many, and not so long: the oldest make room.
-        let lens = || pages.free().maps.iter().map(Map::len).collect::<Vec<_>>();
-        drop((0..2 * KEPT).map(|_| pages.take(4096).unwrap()).collect::<Vec<_>>());
+        let lens = || {
+            let free = pages.free();
+            let maps = free.sizes.iter().flat_map(|size| &size.maps);
+            let mut maps: Vec<_> = maps.map(|(number, map)| (*number, map.len())).collect();
+            maps.sort_unstable();
+            assert_eq!((free.count, free.len), (maps.len(), maps.iter().map(|(_, len)| len).sum()));
+            maps.into_iter().map(|(_, len)| len).collect::<Vec<_>>()
+        };
+        let make = |count: usize, len| drop((0..count).map(|_| pages.take(len).unwrap()).collect::<Vec<_>>());
+        make(2 * KEPT, 4096);
         assert_eq!(lens(), [4096; KEPT]);
-        drop(pages.take(KEPT_LEN + 1).unwrap());
+        make(1, LONGEST + 1);
         assert_eq!(lens(), [4096; KEPT]);
-        drop([pages.take(8192).unwrap(), pages.take(12288).unwrap()]);
+        make(1, 8192);
+        make(1, 12288);
         let free = lens();
         assert_eq!((free.len(), free.first(), free.last()), (KEPT, Some(&4096), Some(&12288)));
-        drop([pages.take(KEPT_LEN / 2).unwrap(), pages.take(KEPT_LEN / 2 + 1).unwrap()]);
-        assert_eq!(lens(), [KEPT_LEN / 2 + 4096]);
+        make(KEPT_LEN / LONGEST + 1, LONGEST);
+        assert_eq!(lens(), [LONGEST; KEPT_LEN / LONGEST]);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use crate::error::Errno;
 use crate::uapi::sys::OwnedFd;
 use crate::uapi::sys::os::check;
 use std::os::fd::RawFd;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 fn checked_long(ret: libc::c_long) -> Result<libc::c_long, Errno> {
@@ -205,6 +207,22 @@ pub fn at_fork(
     }
 }
 
+/// A number that a process and those forked from it do not share. It counts forks, where that can be done: getpid(2) is a system call,
+/// and was a fiftieth of making a completion queue.
+#[must_use]
+pub fn number() -> u32 {
+    static FORKS: AtomicU32 = AtomicU32::new(0);
+    static COUNTED: OnceLock<bool> = OnceLock::new();
+    extern "C" fn count() {
+        // ORDER: Relaxed: the child has one thread yet.
+        FORKS.fetch_add(1, Ordering::Relaxed);
+    }
+    // SAFETY: a function of ours, as in `at_fork`.
+    let counted = || unsafe { libc::pthread_atfork(None, None, Some(count)) } == 0;
+    // ORDER: Relaxed: as above.
+    if *COUNTED.get_or_init(counted) { FORKS.load(Ordering::Relaxed) } else { std::process::id() }
+}
+
 /// `CLOCK_REALTIME`, `after` from now: for `pthread_cond_timedwait`.
 #[must_use]
 pub fn deadline(after: Duration) -> libc::timespec {
@@ -230,6 +248,21 @@ mod tests {
     fn every_cpu_passes_a_barrier() {
         assert_eq!(membarrier(), Ok(()));
         assert_eq!(membarrier(), Ok(()), "registered already");
+    }
+
+    #[test]
+    fn a_forked_child_has_another_number() {
+        let own = number();
+        // SAFETY: the child only looks, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(number() == own)) };
+        }
+        let mut status = 0;
+        // SAFETY: borrowed for the call.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!((status, number()), (0, own));
     }
 
     #[test]
