@@ -9,7 +9,7 @@
 //!   is C's: single fields are read and written through the pointer, and no reference to it is ever made.
 #![allow(unsafe_code, reason = "casts between C's objects and ours")]
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
 
 use crate::abi::public::*;
@@ -38,8 +38,12 @@ impl<H, B> Fresh<H, B> {
     pub(crate) fn new() -> Result<Fresh<H, B>, Error> {
         const { assert!(size_of::<H>() > 0) };
         // SAFETY: the layout is not empty.
-        let at = unsafe { alloc_zeroed(Self::LAYOUT) };
-        let object = NonNull::new(at.cast()).ok_or(Error::new("allocate the object", Errno::ENOMEM))?;
+        let at = unsafe { alloc(Self::LAYOUT) };
+        let object: NonNull<Object<H, B>> =
+            NonNull::new(at.cast()).ok_or(Error::new("allocate the object", Errno::ENOMEM))?;
+        // The head alone: the body is written whole, and glibc's calloc passes by what its thread freed just now.
+        // SAFETY: allocated above; the head is at its start.
+        unsafe { object.cast::<H>().write_bytes(0, 1) };
         Ok(Fresh { object })
     }
 
