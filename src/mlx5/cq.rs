@@ -20,7 +20,7 @@ use crate::family::{self, CompletionQueue, Head, Next};
 use crate::ha::flush::Flush;
 use crate::ha::life::Life;
 use crate::hw::barrier::{udma_from_device_barrier, udma_to_device_barrier};
-use crate::hw::dma::{Consumer, Entries, Pages};
+use crate::hw::dma::{Consumer, Entries};
 use crate::hw::table::{Table, View};
 use crate::log;
 use crate::uapi::{CmdFd, Handle};
@@ -173,23 +173,29 @@ impl Owners {
 #[derive(Debug)]
 pub struct Cq {
     entries: Entries,
-    /// Entries consumed, counted from the start. Others look at it to spare an empty poll the lock.
-    consumer: Arc<Consumer>,
+    shared: Arc<Shared>,
     /// Completions carry a user index (CQE version 1).
     by_uidx: bool,
     owners: Owners,
-    dbrec: Arc<Dbrec>,
     /// `ibv_start_poll`'s current completion.
     current: Current,
     /// Time stamps in nanoseconds come from here; `None` where the device itself gives them so.
     clock: Option<Arc<Clock>>,
     /// An entry that cannot be believed was reported: once is enough.
     reported: bool,
-    life: Arc<Life>,
     /// Once the device is gone: the walk round the queues, and the entries that it wrote, which are not looked at any more.
     flush: Flush,
     left: Option<Entries>,
-    pages: Arc<Pages>,
+}
+
+/// What those who poll a CQ have in common with those who arm it: one allocation and one count, since each of them is a fiftieth of
+/// what a CQ costs to make and unmake outside of the kernel.
+#[derive(Debug)]
+struct Shared {
+    /// Entries consumed, counted from the start. Others look at it to spare an empty poll the lock.
+    consumer: Consumer,
+    dbrec: Dbrec,
+    life: Arc<Life>,
 }
 
 /// A completion that `ibv_wc_read_*` tell of.
@@ -204,9 +210,7 @@ struct Current {
 /// What arms a CQ, beside its lock: a thread may arm while another polls.
 #[derive(Debug)]
 pub struct Arm {
-    dbrec: Arc<Dbrec>,
-    consumer: Arc<Consumer>,
-    life: Arc<Life>,
+    shared: Arc<Shared>,
     doorbell: CqDoorbell,
     cqn: u32,
     /// Completion events seen: arming counts them along, so that a late one does not serve twice.
@@ -215,8 +219,7 @@ pub struct Arm {
 
 impl Arm {
     pub(super) fn new(cq: &Cq, doorbell: CqDoorbell, cqn: u32) -> Arm {
-        let (dbrec, consumer, life) = (cq.dbrec.clone(), cq.consumer.clone(), cq.life.clone());
-        Arm { dbrec, consumer, life, doorbell, cqn, sequence: core::sync::atomic::AtomicU32::new(0) }
+        Arm { shared: cq.shared.clone(), doorbell, cqn, sequence: core::sync::atomic::AtomicU32::new(0) }
     }
 }
 
@@ -227,8 +230,8 @@ impl family::Arm for Arm {
         let sequence = self.sequence.load(core::sync::atomic::Ordering::Relaxed) & 3;
         let command = if solicited_only { REQ_NOT_SOL } else { 0 };
         // How far the CQ is consumed stands in the record's other word.
-        let word = sequence << 28 | command | self.dbrec.record.load::<SET_CI>();
-        self.dbrec.record.store::<ARM_DB>(word);
+        let word = sequence << 28 | command | self.shared.dbrec.record.load::<SET_CI>();
+        self.shared.dbrec.record.store::<ARM_DB>(word);
         self.doorbell.arm(word, self.cqn);
         Ok(())
     }
@@ -236,7 +239,7 @@ impl family::Arm for Arm {
     #[inline(always)]
     fn finds_nothing(&self) -> bool {
         // What a device that is gone still owes is only found under the lock.
-        self.consumer.finds_nothing() && !self.life.is_gone()
+        self.shared.consumer.finds_nothing() && !self.shared.life.is_gone()
     }
 
     fn event(&self) {
@@ -466,25 +469,21 @@ impl Cq {
     pub(super) fn new(
         entries: Entries,
         by_uidx: bool,
-        dbrec: Arc<Dbrec>,
+        dbrec: Dbrec,
         clock: Option<Arc<Clock>>,
         life: Arc<Life>,
-        pages: Arc<Pages>,
     ) -> Cq {
-        let consumer = Arc::new(Consumer::new(&entries));
+        let shared = Arc::new(Shared { consumer: Consumer::new(&entries), dbrec, life });
         Cq {
             entries,
-            consumer,
+            shared,
             by_uidx,
             owners: Owners::new(),
-            dbrec,
             current: Current::default(),
             clock,
             reported: false,
-            life,
             flush: Flush::default(),
             left: None,
-            pages,
         }
     }
 
@@ -538,19 +537,19 @@ impl Cq {
     /// Entries consumed.
     #[inline(always)]
     fn consumer(&self) -> u32 {
-        self.consumer.index()
+        self.shared.consumer.index()
     }
 
     /// Tells the device how far the queue is consumed.
     #[inline(always)]
     fn publish(&self) {
-        self.dbrec.record.store::<SET_CI>(self.consumer() & INDEX);
+        self.shared.dbrec.record.store::<SET_CI>(self.consumer() & INDEX);
     }
 
     /// Everything before `index` is consumed.
     #[inline(always)]
     fn consumed(&self, index: u32) {
-        self.consumer.set(index);
+        self.shared.consumer.set(index);
         self.publish();
     }
 
@@ -637,7 +636,7 @@ impl Cq {
             at = at.wrapping_add(1);
         }
         // Another thread may be looking at the old ring: it stays, and the new one is only looked at under the lock.
-        self.consumer.hide();
+        self.shared.consumer.hide();
         self.entries = new;
         self.consumed(first.wrapping_add(1));
     }
@@ -688,13 +687,13 @@ impl Cq {
         loop {
             let index = self.consumer();
             let Some(cqe) = self.written(index) else {
-                return if self.life.is_gone() { self.load_flushed() } else { Err(Errno::ENOENT) };
+                return if self.shared.life.is_gone() { self.load_flushed() } else { Err(Errno::ENOENT) };
             };
             // The entry is read after the byte that says it is ours.
             udma_from_device_barrier();
             let failed = matches!(cqe.opcode(), opcode::REQ_ERR | opcode::RESP_ERR);
             let parsed = self.other(index);
-            self.consumer.set(index.wrapping_add(1));
+            self.shared.consumer.set(index.wrapping_add(1));
             match parsed {
                 Parsed::Done { wr_id, status, noted } => {
                     self.current = Current { index, noted, failed };
@@ -783,7 +782,7 @@ impl Cq {
         if polled != 0 {
             self.consumed(index);
         }
-        if (polled as usize) < room && (self.written(index).is_some() || self.life.is_gone()) {
+        if (polled as usize) < room && (self.written(index).is_some() || self.shared.life.is_gone()) {
             return Err(polled);
         }
         Ok(polled)
@@ -804,18 +803,18 @@ impl Cq {
         if self.written(self.consumer()).is_some() {
             return Ok(false);
         }
-        let own = Entries::new(1, 64, &self.pages)?;
+        let own = Entries::new(1, 64, self.entries.pages())?;
         Cq::prepare(&own);
-        self.consumer.hide();
+        self.shared.consumer.hide();
         self.left = Some(core::mem::replace(&mut self.entries, own));
-        self.consumer.set(0);
+        self.shared.consumer.set(0);
         self.current = Current::default();
         Ok(true)
     }
 
     fn next_flushed(&mut self) -> Option<Flushed> {
         let places = &self.owners.places;
-        self.flush.next(&self.life, places.len() as usize, |at| places.at(at as u32).flush())
+        self.flush.next(&self.shared.life, places.len() as usize, |at| places.at(at as u32).flush())
     }
 
     /// What an empty poll of a device that is gone finds.
@@ -939,7 +938,7 @@ impl CompletionQueue for Cq {
         }
         if index != first {
             self.consumed(index);
-        } else if self.life.is_gone() && !out.is_empty() {
+        } else if self.shared.life.is_gone() && !out.is_empty() {
             return self.flushed(out);
         }
         if polled == 0 { result.map(|()| 0) } else { Ok(polled) }
@@ -952,11 +951,15 @@ impl CompletionQueue for Cq {
         // The entry is read after the byte that says it is ours.
         udma_from_device_barrier();
         if let Some((wr_id, noted)) = self.retire_good(index, cqe) {
-            self.consumer.set(index.wrapping_add(1));
+            self.shared.consumer.set(index.wrapping_add(1));
             self.current = Current { index, noted, failed: false };
             return Next::Usual(Head { wr_id, status: IBV_WC_SUCCESS });
         }
-        if cqe.owned(index, self.entries.count()) || self.life.is_gone() { Next::Other } else { Next::None }
+        if cqe.owned(index, self.entries.count()) || self.shared.life.is_gone() {
+            Next::Other
+        } else {
+            Next::None
+        }
     }
 
     fn start(&mut self) -> Result<Head, Errno> {
@@ -980,7 +983,7 @@ impl CompletionQueue for Cq {
 
     fn is_pending(&mut self) -> bool {
         self.written(self.consumer()).is_some()
-            || (self.life.is_gone() && self.owners.places.iter().any(Place::owes))
+            || (self.shared.life.is_gone() && self.owners.places.iter().any(Place::owes))
     }
 
     #[inline(always)]

@@ -35,27 +35,36 @@ impl Pool {
     }
 
     /// A record, zeroed.
-    pub(super) fn take(self: &Arc<Pool>) -> Result<Arc<Dbrec>, Errno> {
+    pub(super) fn take(self: &Arc<Pool>) -> Result<Dbrec, Errno> {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        if pages.iter().all(|page| page.free.is_empty()) {
-            let places = (PAGE / self.stride) as u16;
-            let memory = Memory::new(PAGE, self.fork)?;
-            pages.push(Page { memory, free: (0..places).rev().collect() });
-        }
-        let page = pages.iter_mut().find(|page| !page.free.is_empty()).ok_or(Errno::ENOMEM)?;
+        let at = match pages.iter().position(|page| !page.free.is_empty()) {
+            Some(at) => at,
+            None => {
+                let memory = Memory::new(PAGE, self.fork)?;
+                pages.push(Page { memory, free: (0..self.places() as u16).rev().collect() });
+                pages.len() - 1
+            }
+        };
+        let page = pages.get_mut(at).ok_or(Errno::ENOMEM)?;
         let place = page.free.pop().ok_or(Errno::ENOMEM)?;
         let record = Record::new(&page.memory, usize::from(place) * self.stride)?;
-        Ok(Arc::new(Dbrec { record, page: page.memory.address(0), place, pool: self.clone() }))
+        Ok(Dbrec { record, page: page.memory.address(0), place, pool: self.clone() })
+    }
+
+    /// Records of a page.
+    fn places(&self) -> usize {
+        PAGE / self.stride
     }
 
     fn give_back(&self, address: u64, place: u16) {
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(at) = pages.iter().position(|page| page.memory.address(0) == address) else { return };
-        if let Some(page) = pages.get_mut(at) {
-            page.free.push(place);
-            if page.free.len() == PAGE / self.stride {
-                pages.swap_remove(at);
-            }
+        let Some(page) = pages.get_mut(at) else { return };
+        page.free.push(place);
+        // One that nobody has a record of is kept for the next one who wants one.
+        let unused = |page: &Page| page.free.len() == self.places();
+        if unused(page) && pages.iter().filter(|page| unused(page)).count() > 1 {
+            pages.swap_remove(at);
         }
     }
 }
@@ -94,7 +103,7 @@ mod tests {
         let again = records.remove(0).record.address();
         assert_eq!(pool.take().unwrap().record.address(), again, "a place is used again");
         records.clear();
-        assert!(pool.pages.lock().unwrap().is_empty());
+        assert_eq!(pool.pages.lock().unwrap().len(), 1, "one is kept");
         drop(kernel);
     }
 

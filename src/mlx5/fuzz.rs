@@ -25,7 +25,7 @@ const BLOCKS: u32 = 32;
 fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
     let (memory, beside) =
         Pages::new(ForkRanges::default()).take_beside(8192, Table::<Slot>::bytes(BLOCKS)).ok()?;
-    let dbrec = pool.take().ok()?;
+    let dbrec = Arc::new(pool.take().ok()?);
     let blocks = Blocks::new(&memory, 4096, BLOCKS).ok()?;
     let slots = Table::zeroed(beside, BLOCKS).ok()?;
     let send = SendRing::new(slots, send::prefix(transport::RC), blocks, dbrec.clone(), Arc::default());
@@ -33,7 +33,7 @@ fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
     let receives = if shared {
         let shape = super::shape::Srq { count: 16, log_units: 1 };
         let units = Units::new(&memory, 0, 32).ok()?;
-        Receives::Shared(Arc::new(srq::Inner::new(shape, units, pool.take().ok()?, Locking::YES)))
+        Receives::Shared(Arc::new(srq::Inner::new(shape, units, Arc::new(pool.take().ok()?), Locking::YES)))
     } else {
         Receives::Own(RecvRing::new(16, 0, Units::new(&memory, 0, 16).ok()?, dbrec, Arc::default()))
     };
@@ -69,7 +69,7 @@ pub fn fuzz_cq(data: &[u8]) {
         entry.set::<63>(byte() & !0x0c);
     }
     let by_uidx = shape[1] & 1 == 0;
-    let mut cq = Cq::new(entries, by_uidx, dbrec, None, Arc::default(), Arc::default());
+    let mut cq = Cq::new(entries, by_uidx, dbrec, None, Arc::default());
     let mut owners = Vec::new();
     for (key, shared) in [(0, false), (1, true)] {
         let name = if by_uidx { Key::user_index(key) } else { Key::qp(key) };

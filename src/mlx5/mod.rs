@@ -580,7 +580,7 @@ impl Family for Mlx5 {
         let mut resp = wire::CreateCqResp::default();
         let made =
             uapi::cq::create(device.fd, &create, Udata::both(&command, &mut resp)).step("create the CQ")?;
-        let cq = Cq::new(entries, self.by_uidx(), dbrec, clock, device.life.clone(), self.pages.clone());
+        let cq = Cq::new(entries, self.by_uidx(), dbrec, clock, device.life.clone());
         let arm = Arm::new(&cq, self.uars.cq.clone(), resp.cqn);
         Ok(CreatedCq { handle: made.handle, queue: cq, arm, cqe: count - 1 })
     }
@@ -615,7 +615,7 @@ impl Family for Mlx5 {
         let memory = self.pages.take(shape.bytes()).step("allocate the shared receive queue")?;
         let units = Units::new(&memory, 0, shape.count << shape.log_units)
             .step("lay out the shared receive queue")?;
-        let dbrec = self.records.take().step("allocate a doorbell record")?;
+        let dbrec = Arc::new(self.records.take().step("allocate a doorbell record")?);
         let (index, uidx) = match request.xrc {
             Some(_) => self.index().step("find a user index")?,
             None => (None, 0),
@@ -692,7 +692,7 @@ impl Family for Mlx5 {
             .step("check the QP's sizes against the device")?;
         let slots = Table::<Slot>::bytes(sizes.sq_blocks);
         let (memory, beside) = self.pages.take_beside(sizes.bytes(), slots).step("allocate the queues")?;
-        let dbrec = self.records.take().step("allocate a doorbell record")?;
+        let dbrec = Arc::new(self.records.take().step("allocate a doorbell record")?);
         let (index, uidx) = self.index().step("find a user index")?;
         let register = self.register(attached.pd).step("find a doorbell")?;
         let mut flags = if self.env.scatter_to_cqe { wire::QP_FLAG_SCATTER_CQE } else { 0 };

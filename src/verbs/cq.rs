@@ -383,9 +383,8 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
         // SAFETY: the caller's word.
         let ours = unsafe { ours::<F>(cq) };
         let cx = cx_of!(F, cq);
-        let destroyed = ours.destroy();
-        let life = ours.life.clone();
-        let reported = memory::counted(destroyed, &life, "destroy the CQ")?;
+        let (destroyed, life) = (ours.destroy(), &cx.device.life);
+        let reported = memory::counted(destroyed, life, "destroy the CQ")?;
         // From here on no event of it is given.
         cx.remove(Kind::Cq, cq);
         if let Some(channel) = &ours.channel {
@@ -398,7 +397,7 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
         let acknowledged = reported.is_some_and(|reported| {
             let comp = reported.comp_events_reported.wrapping_add(given);
             // SAFETY: libibverbs initialised the CQ after create_cq.
-            unsafe { events::wait_cq(cq, comp, reported.async_events_reported, &life) }
+            unsafe { events::wait_cq(cq, comp, reported.async_events_reported, life) }
         });
         // SAFETY: the kernel's side is gone, and no event of ours names it.
         unsafe { cx.end(cq, acknowledged, release::<F>) };
