@@ -15,7 +15,7 @@ use std::ffi::{CStr, c_char};
 use std::os::fd::FromRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
 
 use super::channel::Channels;
 pub(crate) use super::live::Kind;
@@ -45,8 +45,11 @@ pub(crate) struct Context<F> {
     events: Mutex<Option<OwnedFd>>,
     /// A completion channel with no CQ: once the kernel takes the device away, it answers `EIO` and POLLERR for good.
     /// The kernel destroys what is newest first, so this one is kept the newest ([`Context::add`]): it tells before the
-    /// application's channels are closed.
+    /// application's channels are closed. It comes with the first CQ: who has none is owed nothing and sleeps on nothing, and
+    /// many a program opens each device only to look at it.
     removal: Mutex<Option<OwnedFd>>,
+    /// A CQ was made.
+    first_cq: Once,
     /// Something newer came.
     pub(crate) stale: AtomicBool,
     /// The completion channels of its CQs.
@@ -108,10 +111,27 @@ impl<F> Context<F> {
         live.insert(kind, at);
         self.close_late(kind, at);
         drop(live);
+        if kind == Kind::Cq {
+            self.first_cq.call_once(|| self.make_removal());
+        }
         // Only who sleeps on a channel minds.
         // ORDER: Relaxed: a hint.
         if !self.channels.is_empty() && !self.stale.swap(true, Ordering::Relaxed) {
             watch::kick();
+        }
+    }
+
+    /// Makes our channel with no CQ; it is a help, not a need.
+    fn make_removal(&self) {
+        let mut removal = self.removal();
+        let Some(channel) = wanted(uapi::event::create_comp_channel(self.device.fd), "completion channel")
+        else {
+            return;
+        };
+        // Under the lock: whoever lets go of the files of a device that is dying does so after this, or is seen here.
+        if removal.is_none() && !self.device.life.is_over() {
+            watch::watch(channel.as_raw(), 0);
+            *removal = Some(channel);
         }
     }
 
@@ -168,30 +188,29 @@ pub(crate) unsafe fn for_creating<'a, F: Family>(context: *mut ibv_context) -> &
 struct Files {
     application: Option<OwnedFd>,
     events: Option<OwnedFd>,
-    removal: Option<OwnedFd>,
 }
 
-/// Opens the files of C2; the second and third are a help, not a need. That of an imported context's application is opened
+/// A file of our own, where it could be made.
+fn wanted(result: Result<OwnedFd, Errno>, what: &str) -> Option<OwnedFd> {
+    result
+        .inspect_err(|errno| {
+            log::warn!("no {what} of our own ({errno}): removal of the device will be noticed later")
+        })
+        .ok()
+}
+
+/// Opens the files of C2; the second is a help, not a need. That of an imported context's application is opened
 /// by libibverbs, and the first of the file was opened by whoever opened the context.
 fn open_files(fd: CmdFd, how: How) -> Result<Files, Error> {
     let application = match how {
         How::Open => Some(uapi::event::alloc_async_fd(fd).step("allocate the async event file")?),
         How::Import => None,
     };
-    let wanted = |result: Result<OwnedFd, Errno>, what: &str| {
-        result
-            .inspect_err(|errno| {
-                log::warn!("no {what} of our own ({errno}): removal of the device will be noticed later")
-            })
-            .ok()
-    };
     let events = uapi::event::alloc_async_fd(fd).and_then(|file| {
         let flags = uapi::sys::status_flags(file.as_raw())?;
         uapi::sys::set_status_flags(file.as_raw(), flags | libc::O_NONBLOCK).map(|()| file)
     });
-    let events = wanted(events, "async event file");
-    let removal = wanted(uapi::event::create_comp_channel(fd), "completion channel");
-    Ok(Files { application, events, removal })
+    Ok(Files { application, events: wanted(events, "async event file") })
 }
 
 /// `alloc_context` of family `F`: `cmd_fd` is ours from here on, closed on failure.
@@ -331,7 +350,7 @@ unsafe fn fill<F: Family>(
             Err(errno) => log::debug!("no membarrier ({errno}): every thread locks queues alike"),
         }
     }
-    let Files { application, events, removal } = open_files(fd, how)?;
+    let Files { application, events } = open_files(fd, how)?;
     // SAFETY: libibverbs's own device.
     let name: *const [c_char; 64] = unsafe { &raw const (*device).name };
     // SAFETY: NUL-terminated within its array.
@@ -356,7 +375,8 @@ unsafe fn fill<F: Family>(
         host,
         live: Mutex::default(),
         events: Mutex::new(events),
-        removal: Mutex::new(removal),
+        removal: Mutex::default(),
+        first_cq: Once::new(),
         stale: AtomicBool::new(false),
         channels: Channels::default(),
         node: node_of(fd.fd),

@@ -1,6 +1,6 @@
 //! The watcher: one thread of the process that notices when a device dies.
 //!
-//! It waits on what each context has for that, its own async event file and its channel with no CQ, and brings the news to
+//! It waits on what each context has for that, its own async event file and, once it has CQs, its channel with none, and brings the news to
 //! [`Watched::sign`]. It starts with the first context, ends with the last, and is absent in forked children. Where it may not
 //! run (`HOLDFAST_WATCH=off`) or cannot, [`look`] does the same when a call meets a sign, and [`glance`] when one is made that
 //! programs make all the time.
@@ -202,7 +202,7 @@ impl Thread {
 }
 
 /// [`Thread::watch`], where there is one.
-fn watch(fd: RawFd, events: i32) {
+pub(crate) fn watch(fd: RawFd, events: i32) {
     if let Some(thread) = &*thread() {
         thread.watch(fd, events);
     }
