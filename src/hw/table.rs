@@ -1,8 +1,8 @@
 //! Tables beside a ring: what we note of each of its places, where no device reads it.
 //!
 //! Invariants of [`Table`]:
-//! - T1: `first` is the first of `mask + 1` values, a power of two, that the table owns: of a boxed slice, or, where `beside` is
-//!   there, in what that stands for.
+//! - T1: `first` is the first of `mask + 1` values, a power of two: where `is_static`, one of which only shared references are made,
+//!   else values that the table owns, of a boxed slice, or, where `beside` is there, in what that stands for.
 #![allow(unsafe_code, reason = "reaches a place by a masked index, without a test that it is one")]
 
 use core::marker::PhantomData;
@@ -18,6 +18,7 @@ use crate::error::Errno;
 pub struct Table<T> {
     first: NonNull<T>,
     mask: u32,
+    is_static: bool,
     beside: Option<Beside>,
 }
 
@@ -31,7 +32,20 @@ impl<T> Table<T> {
     pub fn new(count: u32, make: impl FnMut() -> T) -> Table<T> {
         let count = count.max(1).checked_next_power_of_two().unwrap_or(1 << 31);
         let values: Box<[T]> = core::iter::repeat_with(make).take(count as usize).collect();
-        Table { first: NonNull::from(Box::leak(values)).cast(), mask: count - 1, beside: None }
+        Table {
+            first: NonNull::from(Box::leak(values)).cast(),
+            mask: count - 1,
+            is_static: false,
+            beside: None,
+        }
+    }
+
+    /// `value` alone, without an allocation until [`Table::at_mut`].
+    pub fn of_static(value: &'static T) -> Table<T>
+    where
+        T: Sync,
+    {
+        Table { first: NonNull::from(value), mask: 0, is_static: true, beside: None }
     }
 
     /// What `count` values take beside a ring.
@@ -54,7 +68,7 @@ impl<T> Table<T> {
         if !count.is_power_of_two() || bytes.len() < Table::<T>::bytes(count) {
             return Err(Errno::ERANGE);
         }
-        Ok(Table { first: bytes.cast(), mask: count - 1, beside: Some(beside) })
+        Ok(Table { first: bytes.cast(), mask: count - 1, is_static: false, beside: Some(beside) })
     }
 
     /// As without loom, whose atomics are more than their bytes.
@@ -67,10 +81,16 @@ impl<T> Table<T> {
     }
 
     /// The value at `index`, taken modulo the table, to be changed.
-    pub fn at_mut(&mut self, index: u32) -> &mut T {
+    pub fn at_mut(&mut self, index: u32) -> &mut T
+    where
+        T: Clone,
+    {
+        if self.is_static {
+            *self = Table::new(1, || self.at(0).clone());
+        }
         // SAFETY: T1: a masked index is within the slice.
         let mut at = unsafe { self.first.add((index & self.mask) as usize) };
-        // SAFETY: T1; `self` is borrowed for as long.
+        // SAFETY: T1, and no static one any more; `self` is borrowed for as long.
         unsafe { at.as_mut() }
     }
 
@@ -132,7 +152,7 @@ impl<'a, T> View<'a, T> {
 
 impl<T> Drop for Table<T> {
     fn drop(&mut self) {
-        if self.beside.is_some() {
+        if self.is_static || self.beside.is_some() {
             return;
         }
         let values = NonNull::slice_from_raw_parts(self.first, self.mask as usize + 1);
@@ -168,6 +188,12 @@ mod tests {
         let mut one = Table::new(0, || 7);
         *one.at_mut(5) += 1;
         assert_eq!((one.len(), *one.at(0)), (1, 8));
+        static SEVEN: i32 = 7;
+        let mut one = Table::of_static(&SEVEN);
+        assert_eq!((one.len(), one.at(3)), (1, &7));
+        *one.at_mut(5) += 1;
+        assert_eq!((one.len(), *one.at(0), SEVEN), (1, 8, 7));
+        drop(Table::of_static(&SEVEN));
     }
 
     #[test]

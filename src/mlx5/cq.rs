@@ -98,7 +98,8 @@ struct Owners {
 
 impl Owners {
     fn new() -> Owners {
-        Owners { places: Table::new(1, || Place::EMPTY), count: 0 }
+        static NONE: Place = Place::EMPTY;
+        Owners { places: Table::of_static(&NONE), count: 0 }
     }
 
     fn search(&self, key: Key) -> Option<u32> {
