@@ -106,7 +106,7 @@ impl Producer {
     /// Ends the WQE that is open, if there is one: no setter of data came.
     fn end_open(&mut self, ring: &SendRing) {
         if self.builder.state == State::Open {
-            self.end((ring.blocks.at(self.post), ring.slot(self.post)), self.builder.head, false);
+            self.end((ring.blocks.block(self.post), ring.slot(self.post)), self.builder.head, false);
         }
     }
 
@@ -128,7 +128,7 @@ impl Producer {
         head: u32,
     ) -> Block<'r> {
         let post = self.post;
-        let block = ring.blocks.at(post);
+        let block = ring.blocks.block(post);
         block.put_half::<1>(self.flags(wr_flags, imm));
         ring.slot(post).note_id(wr_id);
         let builder = &mut self.builder;
@@ -158,7 +158,7 @@ impl Producer {
         Plain { op, imm, remote, operands }: Plain,
     ) -> bool {
         let post = self.post;
-        let block = ring.blocks.at(post);
+        let block = ring.blocks.block(post);
         let mut head = self.prefix;
         if let Some((remote_addr, rkey)) = remote {
             if head != 1 {
@@ -194,7 +194,7 @@ impl SendQueue {
             if producer.transport != transport::UD {
                 return Err(Errno::EINVAL);
             }
-            put_datagram(ring.blocks.at(producer.builder.at), ah, remote_qpn, remote_qkey);
+            put_datagram(ring.blocks.block(producer.builder.at), ah, remote_qpn, remote_qkey);
             Ok(())
         });
     }
@@ -228,7 +228,7 @@ impl SendQueue {
             }
             let (post, head) = (producer.post, producer.builder.head);
             let units = setter(producer, ring, wqe::unit(post, head))?;
-            let place = (ring.blocks.at(post), ring.slot(post));
+            let place = (ring.blocks.block(post), ring.slot(post));
             producer.end(place, head + units, inline && units != 0);
             Ok(())
         });
@@ -242,7 +242,7 @@ impl SendQueue {
             return None;
         }
         let (post, head) = (producer.post, producer.builder.head);
-        Some((producer, ring, (ring.blocks.at(post), ring.slot(post)), head))
+        Some((producer, ring, (ring.blocks.block(post), ring.slot(post)), head))
     }
 }
 
@@ -346,7 +346,7 @@ impl SendBuilder for SendQueue {
             if producer.transport != transport::XRC {
                 return Err(Errno::EINVAL);
             }
-            ring.blocks.at(producer.builder.at).put(1, wqe::xrc(remote_srqn));
+            ring.blocks.block(producer.builder.at).put(1, wqe::xrc(remote_srqn));
             Ok(())
         });
     }
