@@ -450,8 +450,7 @@ impl Blocks {
         view.at(index)
     }
 
-    /// The block at `index`, and nothing is asked for: builders come to a block several times, and where its line is at hand asking costs
-    /// them one cycle of 27.
+    /// The block at `index`, which [`Blocks::at`] told the place of before.
     #[inline(always)]
     #[must_use]
     pub fn block(&self, index: u32) -> Block<'_> {

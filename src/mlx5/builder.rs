@@ -128,7 +128,7 @@ impl Producer {
         head: u32,
     ) -> Block<'r> {
         let post = self.post;
-        let block = ring.blocks.block(post);
+        let block = ring.blocks.at(post);
         block.put_half::<1>(self.flags(wr_flags, imm));
         ring.slot(post).note_id(wr_id);
         let builder = &mut self.builder;
@@ -158,7 +158,7 @@ impl Producer {
         Plain { op, imm, remote, operands }: Plain,
     ) -> bool {
         let post = self.post;
-        let block = ring.blocks.block(post);
+        let block = ring.blocks.at(post);
         let mut head = self.prefix;
         if let Some((remote_addr, rkey)) = remote {
             if head != 1 {
