@@ -52,6 +52,15 @@ pub struct Beside {
 }
 
 impl Beside {
+    /// Two of it: the first has `len` bytes, up to a multiple of [`ENTRY`] or as many as there are, and the other one the rest.
+    #[must_use]
+    pub fn split(self, len: usize) -> (Beside, Beside) {
+        let first = len.checked_next_multiple_of(ENTRY).map_or(self.len, |len| len.min(self.len));
+        // D7: what is left is empty where `self.len` is no multiple.
+        let rest = Beside { memory: self.memory.clone(), offset: self.offset + first, len: self.len - first };
+        (Beside { len: first, ..self }, rest)
+    }
+
     /// Where they are, and how many.
     pub(super) fn bytes(&self) -> NonNull<[u8]> {
         // SAFETY: D7.

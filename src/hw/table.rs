@@ -224,6 +224,26 @@ mod tests {
     }
 
     #[test]
+    fn tables_beside_a_ring_do_not_overlap() {
+        let _kernel = Kernel::real();
+        let pages = Pages::new(ForkRanges::default());
+        let (_ring, beside) = pages.take_beside(64, 192 + 32).unwrap();
+        let (first, rest) = beside.split(100);
+        let tables = [(first, 32), (rest, 16)].map(|(part, count)| {
+            let table = Table::<AtomicU32>::zeroed(part, count).unwrap();
+            table.iter().for_each(|value| value.store(count, Ordering::Relaxed));
+            (table, count)
+        });
+        for (table, count) in &tables {
+            assert!(table.iter().all(|value| value.load(Ordering::Relaxed) == *count));
+        }
+        let (_ring, beside) = pages.take_beside(64, 32).unwrap();
+        let (all, none) = beside.split(usize::MAX);
+        assert!(Table::<AtomicU32>::zeroed(all, 8).is_ok());
+        assert_eq!(Table::<AtomicU32>::zeroed(none, 1).unwrap_err(), Errno::ERANGE);
+    }
+
+    #[test]
     fn values_are_dropped_with_it() {
         let token = Arc::new(());
         let table = Table::new(4, || token.clone());

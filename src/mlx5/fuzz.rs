@@ -16,7 +16,7 @@ use crate::family::{CompletionQueue as _, Head, SendBuilder as _, SendOp};
 use crate::hw::dma::{Blocks, Entries, Pages, Units};
 use crate::hw::table::Table;
 use crate::sync::Locking;
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::uapi::sys::twin::Kernel;
 
 const BLOCKS: u32 = 32;
@@ -35,7 +35,13 @@ fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
         let units = Units::new(&memory, 0, 32).ok()?;
         Receives::Shared(Arc::new(srq::Inner::new(shape, units, Arc::new(pool.take().ok()?), Locking::YES)))
     } else {
-        Receives::Own(RecvRing::new(16, 0, Units::new(&memory, 0, 16).ok()?, dbrec, Arc::default()))
+        Receives::Own(RecvRing::new(
+            Table::new(16, || AtomicU64::new(0)),
+            0,
+            Units::new(&memory, 0, 16).ok()?,
+            dbrec,
+            Arc::default(),
+        ))
     };
     Some(Arc::new(Owner { key, send: Some(send), receives, qpn: key.0 & 0xff, csum: AtomicBool::new(false) }))
 }

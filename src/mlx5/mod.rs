@@ -51,12 +51,12 @@ use crate::family::{
     QueuePair, Refused, SrqRequest, Verbs,
 };
 use crate::ha::ledger::Fate;
-use crate::hw::dma::{Blocks, Entries, Pages, Units};
+use crate::hw::dma::{Blocks, ENTRY, Entries, Pages, Units};
 use crate::hw::mmio::DeviceMemory;
 use crate::hw::table::Table;
 use crate::log;
 use crate::sync::SpinLock;
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::uapi::mlx5 as wire;
 use crate::uapi::wire::{AhAttr, ExModifyQp, ExQueryDeviceResp, ModifyQp, QpCap};
 use crate::uapi::{self, CmdFd, DriverId, Handle, Udata};
@@ -690,8 +690,12 @@ impl Family for Mlx5 {
         let own_receives = request.srq.is_none() && request.qp_type != IBV_QPT_XRC_SEND;
         let sizes = shape::qp(&self.limits(), request.qp_type, request.send_ops, &request.cap, own_receives)
             .step("check the QP's sizes against the device")?;
-        let slots = Table::<Slot>::bytes(sizes.sq_blocks);
-        let (memory, beside) = self.pages.take_beside(sizes.bytes(), slots).step("allocate the queues")?;
+        // What is noted of sends and of receives, in what is left of the queues' last page, or behind it.
+        let slots = Table::<Slot>::bytes(sizes.sq_blocks).next_multiple_of(ENTRY);
+        let wr_ids = Table::<AtomicU64>::bytes(sizes.rq_count);
+        let (memory, beside) =
+            self.pages.take_beside(sizes.bytes(), slots + wr_ids).step("allocate the queues")?;
+        let (slots, wr_ids) = beside.split(slots);
         let dbrec = Arc::new(self.records.take().step("allocate a doorbell record")?);
         let (index, uidx) = self.index().step("find a user index")?;
         let register = self.register(attached.pd).step("find a doorbell")?;
@@ -748,7 +752,7 @@ impl Family for Mlx5 {
             } else {
                 let units = Blocks::new(&memory, sizes.sq_offset(), sizes.sq_blocks).step(lay_out)?;
                 let prefix = send::prefix(op::transport_of(request.qp_type));
-                let slots = Table::zeroed(beside, sizes.sq_blocks).step(lay_out)?;
+                let slots = Table::zeroed(slots, sizes.sq_blocks).step(lay_out)?;
                 Some(SendRing::new(slots, prefix, units, dbrec.clone(), device.life.clone()))
             };
             let receives = if let Some(srq) = attached.srq {
@@ -758,7 +762,7 @@ impl Family for Mlx5 {
             } else {
                 let units = Units::new(&memory, 0, sizes.rq_count << sizes.rq_log_units).step(lay_out)?;
                 Receives::Own(RecvRing::new(
-                    sizes.rq_count,
+                    Table::zeroed(wr_ids, sizes.rq_count).step(lay_out)?,
                     sizes.rq_log_units,
                     units,
                     dbrec.clone(),

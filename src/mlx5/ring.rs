@@ -373,16 +373,16 @@ pub(super) struct RecvRing {
 }
 
 impl RecvRing {
-    /// A ring of `count` WQEs, a power of two, of `1 << log_units` units.
+    /// A ring of as many WQEs as `wr_ids` has places, of `1 << log_units` units.
     pub(super) fn new(
-        count: u32,
+        wr_ids: Table<AtomicU64>,
         log_units: u32,
         units: Units,
         dbrec: Arc<Dbrec>,
         life: Arc<Life>,
     ) -> RecvRing {
         RecvRing {
-            wr_ids: Table::new(count, || AtomicU64::new(0)),
+            wr_ids,
             log_units,
             tail: AtomicU32::new(0),
             gate: Gate::new(),
