@@ -140,7 +140,7 @@ impl Driver {
     }
 
     fn cq_mut(&mut self, id: ContextId, handle: u32) -> Result<&mut Cq, Errno> {
-        match self.context(id)?.objects.get_mut(&handle) {
+        match self.context(id)?.objects.get_mut(handle) {
             Some(Object::Cq(cq)) => Ok(cq),
             _ => Err(Errno(libc::EINVAL)),
         }

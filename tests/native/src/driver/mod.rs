@@ -26,6 +26,7 @@ mod dispatch;
 mod firmware;
 mod memory;
 mod multicast;
+mod objects;
 mod pages;
 mod qp;
 mod srq;
@@ -123,7 +124,7 @@ pub(crate) enum Object {
 #[derive(Debug)]
 pub(crate) struct Context {
     device: usize,
-    objects: BTreeMap<u32, Object>,
+    objects: objects::Objects,
     last_handle: u32,
     /// The answer to GET_CONTEXT, once there was one.
     ucontext: Option<crate::uapi::AllocUcontextResp>,
@@ -193,8 +194,7 @@ impl Context {
     /// Makes an event file.
     fn make_file(&mut self, kind: Kind) -> Result<(OwnedFd, Weak<EventFile>), Errno> {
         // Those that the program closed are no more.
-        self.objects
-            .retain(|_, object| !matches!(object, Object::Events(_, file) if file.strong_count() == 0));
+        self.objects.forget_closed_files();
         let (file, fd) = EventFile::new(kind)?;
         let known = Arc::downgrade(&file);
         self.insert(Object::Events(kind, known.clone()));
@@ -326,7 +326,7 @@ pub(crate) fn open(number: u32) -> Result<ContextId, Errno> {
             id,
             Context {
                 device: number,
-                objects: BTreeMap::new(),
+                objects: objects::Objects::default(),
                 last_handle: 0,
                 ucontext: None,
                 gone: false,
@@ -620,7 +620,7 @@ impl Driver {
             }
             self.take_down(id, device, handle)?;
         }
-        let object = self.contexts.get_mut(&id).and_then(|context| context.objects.remove(&handle));
+        let object = self.contexts.get_mut(&id).and_then(|context| context.objects.remove(handle));
         Ok(object.map(|object| self.last_words(id, &object)).unwrap_or_default())
     }
 
@@ -783,21 +783,8 @@ fn kind_of(object: &Object) -> u16 {
 impl Context {
     /// Does another object of the context need this one?
     fn is_used(&self, handle: u32, object: &Object) -> bool {
-        let uses = |other: &Object| match (object, other) {
-            (Object::Pd(_), Object::Mr(mr)) => mr.pd == handle,
-            (Object::Pd(_), Object::Mw(mw)) => mw.pd == handle,
-            (Object::Pd(_), Object::Qp(qp)) => qp.pd == Some(handle),
-            (Object::Pd(_), Object::Srq(srq)) => srq.pd == handle,
-            (Object::Cq(_), Object::Qp(qp)) => qp.send_cq == Some(handle) || qp.receive_cq == Some(handle),
-            (Object::Cq(_), Object::Srq(srq)) => srq.cq == Some(handle),
-            (Object::Srq(_), Object::Qp(qp)) => qp.srq == Some(handle),
-            (Object::Xrcd(_), Object::Qp(qp)) => qp.xrcd == Some(handle),
-            (Object::Xrcd(_), Object::Shared(shared)) => shared.xrcd == handle,
-            (Object::Xrcd(_), Object::Srq(srq)) => srq.xrcd == Some(handle),
-            _ => false,
-        };
         let attached = matches!(object, Object::Qp(qp) if !qp.groups.is_empty());
-        attached || self.objects.values().any(uses)
+        attached || self.objects.is_needed(handle)
     }
 
     /// A queue pair and one of its completion queues, for the null engine.
@@ -805,7 +792,7 @@ impl Context {
         let Some(Object::Qp(found)) = self.objects.get(&qp) else { return None };
         let cq = if receive { found.receive_cq } else { found.send_cq }?;
         let mut parts = (None, None);
-        for (handle, object) in &mut self.objects {
+        for (handle, object) in self.objects.iter_mut() {
             match object {
                 Object::Qp(object) if *handle == qp => parts.0 = Some(object),
                 Object::Cq(object) if *handle == cq => parts.1 = Some(object),
@@ -819,7 +806,7 @@ impl Context {
     pub(crate) fn srq_of(&mut self, qp: u32) -> Option<&mut Srq> {
         let Some(Object::Qp(found)) = self.objects.get(&qp) else { return None };
         let srq = found.srq?;
-        match self.objects.get_mut(&srq) {
+        match self.objects.get_mut(srq) {
             Some(Object::Srq(srq)) => Some(srq),
             _ => None,
         }

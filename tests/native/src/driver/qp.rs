@@ -247,7 +247,7 @@ impl Driver {
             None => Some((id, handle)),
         };
         let (id, handle) = home.ok_or(Errno(libc::EINVAL))?;
-        match self.context(id)?.objects.get_mut(&handle) {
+        match self.context(id)?.objects.get_mut(handle) {
             Some(Object::Qp(qp)) => Ok(qp),
             _ => Err(Errno(libc::EINVAL)),
         }
