@@ -159,12 +159,20 @@ impl<'a> Cqe<'a> {
 
     #[inline(always)]
     pub(super) fn src_qp(self) -> u32 {
-        self.flags_rqpn() & 0xff_ffff
+        self.source().0
     }
 
     #[inline(always)]
     pub(super) fn sl(self) -> u8 {
-        (self.flags_rqpn() >> 24) as u8 & 0xf
+        self.source().1
+    }
+
+    /// The sender's QP number, `ibv_wc.sl` and `IBV_WC_GRH` of a receive, or 0: one load for all.
+    #[inline(always)]
+    pub(super) fn source(self) -> (u32, u8, u32) {
+        const { assert!(IBV_WC_GRH == 1) };
+        let word = self.flags_rqpn();
+        (word & 0xff_ffff, (word >> 24) as u8 & 0xf, u32::from(word >> 28 & 3 != 0))
     }
 
     /// The sender's LID, and the path bits of the LID that it sent to.
@@ -177,16 +185,18 @@ impl<'a> Cqe<'a> {
     /// `IBV_WC_GRH` of a receive, or 0.
     #[inline(always)]
     pub(super) fn grh(self) -> u32 {
-        const { assert!(IBV_WC_GRH == 1) };
-        u32::from(self.flags_rqpn() >> 28 & 3 != 0)
+        self.source().2
     }
 
     /// What a receive was of: `ibv_wc.opcode`, its part of `ibv_wc.wc_flags`, and from `word`, the invalidated key in host order,
-    /// what `ibv_wc.imm_data` is. Computed, since a jump is mispredicted when operations alternate.
+    /// what `ibv_wc.imm_data` is. A plain send has none of these, which one comparison tells.
     #[inline(always)]
     pub(super) fn operation_received(self, word: u32) -> (u32, u32, u32) {
         const { assert!(IBV_WC_RECV_RDMA_WITH_IMM == IBV_WC_RECV + 1) };
         let code = self.opcode();
+        if code == opcode::RESP_SEND {
+            return (IBV_WC_RECV, 0, 0);
+        }
         let has_imm = code == opcode::RESP_WR_IMM || code == opcode::RESP_SEND_IMM;
         let has_key = code == opcode::RESP_SEND_INV;
         let imm_data = if has_imm {
