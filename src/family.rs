@@ -458,6 +458,19 @@ pub enum Posted {
     Not,
 }
 
+/// The data of a single send, of a usual kind as far as nothing but the work request tells.
+#[derive(Debug, Clone, Copy)]
+pub enum Single<'a> {
+    /// One entry.
+    Entry(&'a ibv_sge),
+    /// Two.
+    Entries(&'a [ibv_sge; 2]),
+    /// Few bytes, inline.
+    Inline(UserBytes<'a>),
+    /// More of them.
+    Long(UserBytes<'a>),
+}
+
 /// The objects that a send work request names by pointer, looked up by the verbs layer, which made them.
 pub trait Objects<'a, A: 'a>: Copy {
     /// The family's part of an address handle; `None` for NULL.
@@ -478,26 +491,27 @@ pub trait QueuePair: Send + Sync {
     /// Whether the posts of sends below do anything: where each is a system call, they would save nothing.
     const USUAL_SENDS: bool;
 
-    /// Posts a work request of a usual kind on a queue that this thread owns. Where it is something else [`QueuePair::post_send`] has to
-    /// do it.
+    /// Posts a work request that is `OPCODE` and has the data `single` on a queue that this thread owns. Where it is something else after
+    /// all, [`QueuePair::post_most_send`] has to do it.
     #[inline(always)]
-    fn post_usual_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Self::Ah>) -> Posted {
-        let _ = (wr, objects);
+    fn post_usual_send<const OPCODE: u32>(&self, wr: SendWr<'_>, single: Single<'_>) -> Posted {
+        let _ = (wr, single);
         Posted::Not
     }
 
-    /// The same of a list; whether that was done.
+    /// Posts a list of usual kinds; whether that was done.
     #[inline(always)]
     fn post_usual_sends<'a>(&self, wrs: SendWrs<'a>, objects: impl Objects<'a, Self::Ah>) -> bool {
         let _ = (wrs, objects);
         false
     }
 
-    /// Whether [`QueuePair::post_usual_send`] may do it, at a glance: else it is not asked, and [`QueuePair::post_most_send`] is.
+    /// The data of `wr`, if [`QueuePair::post_usual_send`] may do it, at a glance: else it is not asked, and
+    /// [`QueuePair::post_most_send`] is.
     #[inline(always)]
-    fn looks_usual(wr: SendWr<'_>) -> bool {
+    fn single(wr: SendWr<'_>) -> Option<Single<'_>> {
         let _ = wr;
-        false
+        None
     }
 
     /// As [`QueuePair::post_usual_send`], of more kinds, each a little slower.

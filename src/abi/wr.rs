@@ -258,6 +258,18 @@ impl<'a> SendWr<'a> {
         unsafe { raw.sg_list.as_ref() }
     }
 
+    /// The entries of the scatter/gather list, where there are two.
+    #[inline(always)]
+    #[must_use]
+    pub fn two_sges(&self) -> Option<&'a [ibv_sge; 2]> {
+        let raw = self.raw();
+        if raw.num_sge != 2 {
+            return None;
+        }
+        // SAFETY: W1, W2 and the contract of `ibv_post_send`: two entries at `sg_list`.
+        unsafe { raw.sg_list.cast::<[ibv_sge; 2]>().as_ref() }
+    }
+
     /// The scatter/gather list.
     ///
     /// # Errors
@@ -451,6 +463,13 @@ impl<'a> UserBytes<'a> {
         self.len
     }
 
+    /// Where they are.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.ptr
+    }
+
     /// Whether there are none.
     #[inline]
     #[must_use]
@@ -540,6 +559,49 @@ impl<'a> UserBytes<'a> {
             // The last bytes, without one behind them: the end of 8 that there are.
             put((at + 4) / 8, (get(len - 8) >> (8 * (8 - (len - at)))).to_le());
         }
+    }
+
+    /// What [`UserBytes::copy_headed`] writes of no more than 12 bytes, as two words, the unused end of which is 0; `None` of more.
+    #[inline(always)]
+    #[must_use]
+    pub fn short_headed(self, head: u32) -> Option<[u64; 2]> {
+        if self.len > 12 {
+            return None;
+        }
+        let mut words = [0; 2];
+        // SAFETY: room for 16 bytes, of our own.
+        unsafe { self.copy_headed(head, NonNull::from(&mut words).cast()) };
+        Some(words)
+    }
+
+    /// Gives what [`UserBytes::copy_headed`] writes to `put`, by units of 16 bytes and their number, the unused end of the last 0. False of
+    /// no more than 12 bytes, for which there is [`UserBytes::short_headed`].
+    #[inline(always)]
+    pub fn each_headed(self, head: u32, mut put: impl FnMut(u32, [u64; 2])) -> bool {
+        let UserBytes { ptr, len, .. } = self;
+        if len <= 12 {
+            return false;
+        }
+        let get = |at: usize| {
+            // SAFETY: U1: only asked for 8 bytes that there are.
+            let from = unsafe { ptr.add(at) };
+            // SAFETY: as above; it needs no alignment.
+            u64::from_le(unsafe { from.cast::<u64>().read_unaligned() })
+        };
+        // The last `count` bytes, 8 at most, of which more than 12 there are.
+        let last = |count: usize| (get(len - 8) >> (8 * (8 - count))).to_le();
+        put(0, [(u64::from(u32::from_le(head)) | get(0) << 32).to_le(), get(4).to_le()]);
+        let (mut at, mut unit) = (12, 1);
+        while at + 16 <= len {
+            put(unit, [get(at).to_le(), get(at + 8).to_le()]);
+            (at, unit) = (at + 16, unit + 1);
+        }
+        match len - at {
+            0 => {}
+            rest @ ..=8 => put(unit, [last(rest), 0]),
+            rest => put(unit, [get(at).to_le(), last(rest - 8)]),
+        }
+        true
     }
 
     /// Copies all of them to `dst`.
@@ -772,6 +834,16 @@ mod tests {
             assert_eq!((&all[..4], &all[4..4 + len]), (&[1, 2, 3, 4][..], &bytes[..len]), "{len}");
             assert!(all[4 + len..end].iter().all(|byte| *byte == 0), "{len}");
             assert!(all[end..].iter().all(|byte| *byte == 0xff), "{len}");
+            let mut units = vec![];
+            let more = from.each_headed(0x0403_0201_u32.to_le(), |unit, two| {
+                assert_eq!(unit as usize * 16, units.len(), "{len}");
+                units.extend(two.iter().flat_map(|word| word.to_ne_bytes()));
+            });
+            let short = from.short_headed(0x0403_0201_u32.to_le());
+            assert_eq!((more, short.is_some()), (len > 12, len <= 12));
+            units.extend(short.iter().flatten().flat_map(|word| word.to_ne_bytes()));
+            assert_eq!((&units[..4 + len], units.len()), (&all[..4 + len], (4 + len).next_multiple_of(16)));
+            assert!(units[4 + len..].iter().all(|byte| *byte == 0), "{len}");
         }
     }
 

@@ -503,6 +503,26 @@ impl<'a> BlockView<'a> {
         unsafe { to.write(unit) };
     }
 
+    /// As [`BlockView::put_headed_straight`], of more than 12 bytes, each unit by one store, as [`Block::put_wide`].
+    #[inline(always)]
+    #[must_use]
+    pub fn put_headed_wide(self, index: u32, at: u32, head: u32, bytes: UserBytes<'_>) -> bool {
+        let unit = index.wrapping_mul(4).wrapping_add(at) & self.mask;
+        // Bytes up to the ring's end.
+        let room = (self.mask - unit + 1) as usize * UNIT;
+        if bytes.len() > room - 4 {
+            return false;
+        }
+        // SAFETY: D2: a masked index.
+        let to = unsafe { self.base.add(unit as usize) };
+        bytes.each_headed(head, |unit, two| {
+            // SAFETY: D2: the units of 4 bytes and these, before the ring's end.
+            let to = unsafe { to.add(unit as usize) };
+            // SAFETY: D2, D4; a unit is aligned to its length.
+            unsafe { to.cast::<Wide>().write(wide(two)) };
+        })
+    }
+
     /// As [`Units::put_headed_straight`], from unit `at` of the block at `index` on.
     #[inline(always)]
     #[must_use]
@@ -523,6 +543,22 @@ impl<'a> BlockView<'a> {
 
 /// How many blocks before it is written one is fetched: a post takes a third of what a line needs from one cache to another.
 const AHEAD: u32 = 4;
+
+/// 16 bytes as one load and one store of the CPU have them.
+#[cfg(target_arch = "x86_64")]
+pub(super) type Wide = core::arch::x86_64::__m128i;
+/// The same, where nobody has measured it.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) type Wide = [u64; 2];
+
+#[inline(always)]
+fn wide([first, second]: [u64; 2]) -> Wide {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has SSE2.
+    return unsafe { core::arch::x86_64::_mm_set_epi64x(second.cast_signed(), first.cast_signed()) };
+    #[cfg(not(target_arch = "x86_64"))]
+    return [first, second];
+}
 
 /// One block: 64 bytes at `base`.
 #[derive(Debug, Clone, Copy)]
@@ -558,6 +594,21 @@ impl Block<'_> {
     pub fn put(self, at: u32, unit: [u64; 2]) {
         // SAFETY: within the 64 bytes, D4.
         unsafe { self.unit(at).write(unit) };
+    }
+
+    /// As [`Block::put`], by one store, for who reads it back by [`Block::wide`]: what two stores have left a CPU does not forward to
+    /// one load.
+    #[inline(always)]
+    pub fn put_wide(self, at: u32, unit: [u64; 2]) {
+        // SAFETY: within the 64 bytes, D4; a unit is aligned to its length.
+        unsafe { self.unit(at).cast::<Wide>().write(wide(unit)) };
+    }
+
+    /// Unit `at`, which is taken modulo the block.
+    #[inline(always)]
+    pub(super) fn wide(self, at: u32) -> Wide {
+        // SAFETY: as in `put_wide`.
+        unsafe { self.unit(at).cast::<Wide>().read_volatile() }
     }
 
     /// Writes to unit `at` `head`, 4 bytes in memory order, and behind it bytes of the application, of which there are no more

@@ -172,7 +172,7 @@ impl Producer {
             block.put(2, operands);
         }
         ring.slot(post).note_id(wr_id);
-        block.put_half::<1>(self.common | wqe::send_flags(wr_flags) | wqe::ctrl_imm(imm));
+        block.put_half::<1>(self.usual_flags(wr_flags) | wqe::ctrl_imm(imm));
         let builder = &mut self.builder;
         (builder.state, builder.op, builder.at, builder.head) = (State::Open, op, post, head);
         true
@@ -250,8 +250,9 @@ impl SendBuilder for SendQueue {
     #[inline(always)]
     fn start(&mut self) {
         let producer = &mut self.producer;
+        let saved = (producer.post, producer.head, producer.common());
         let builder = &mut producer.builder;
-        builder.saved = (producer.post, producer.head, producer.common);
+        builder.saved = saved;
         (builder.state, builder.head, builder.failed) = (State::Ended, 0, None);
     }
 

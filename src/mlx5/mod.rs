@@ -48,15 +48,15 @@ use crate::abi::wr::{RecvWr, RecvWrs, SendWr, SendWrs};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{
     Attached, CqRequest, Created, CreatedCq, Device, DriverCaps, Family, Objects, Opened, Posted, QpRequest,
-    QueuePair, Refused, SrqRequest, Verbs,
+    QueuePair, Refused, Single, SrqRequest, Verbs,
 };
 use crate::ha::ledger::Fate;
 use crate::hw::dma::{Blocks, ENTRY, Entries, Pages, Units};
 use crate::hw::mmio::DeviceMemory;
 use crate::hw::table::Table;
 use crate::log;
-use crate::sync::SpinLock;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Marked, SpinLock};
 use crate::uapi::mlx5 as wire;
 use crate::uapi::wire::{AhAttr, ExModifyQp, ExQueryDeviceResp, ModifyQp, QpCap};
 use crate::uapi::{self, CmdFd, DriverId, Handle, Udata};
@@ -173,11 +173,9 @@ pub struct Qp {
 }
 
 impl Qp {
-    /// Posts by `post` if this thread owns the queue, and keeps it where the device is not told.
+    /// What came of a post to `sq`, which is kept where the device is not told.
     #[inline(always)]
-    fn posting(&self, post: impl FnOnce(&mut SendQueue) -> Posted) -> Posted {
-        let Some(mut sq) = self.sq.lock_own() else { return Posted::Not };
-        let posted = post(&mut sq);
+    fn posted(sq: Marked<'_, SendQueue>, posted: Posted) -> Posted {
         if matches!(posted, Posted::Untold { .. }) {
             sq.keep();
         }
@@ -192,23 +190,28 @@ impl QueuePair for Qp {
     const USUAL_SENDS: bool = true;
 
     #[inline(always)]
-    fn post_usual_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> Posted {
-        self.posting(|sq| sq.post_usual(wr, objects))
+    fn post_usual_send<const OPCODE: u32>(&self, wr: SendWr<'_>, single: Single<'_>) -> Posted {
+        let Some(mut sq) = self.sq.lock_own() else { return Posted::Not };
+        let posted = sq.post_single::<OPCODE>(wr, single);
+        Qp::posted(sq, posted)
     }
 
     #[inline(always)]
-    fn looks_usual(wr: SendWr<'_>) -> bool {
-        send::looks_usual(wr)
+    fn single(wr: SendWr<'_>) -> Option<Single<'_>> {
+        send::single(wr)
     }
 
     #[inline(always)]
     fn post_most_send<'a>(&self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> Posted {
-        self.posting(|sq| sq.post_most(wr, objects))
+        let Some(mut sq) = self.sq.lock_own() else { return Posted::Not };
+        let posted = sq.post_most(wr, objects);
+        Qp::posted(sq, posted)
     }
 
     #[inline(always)]
     fn post_usual_sends<'a>(&self, wrs: SendWrs<'a>, objects: impl Objects<'a, Ah>) -> bool {
-        self.sq.lock_own().is_some_and(|mut sq| sq.post_usual_list(wrs, objects))
+        let _ = objects;
+        self.sq.lock_own().is_some_and(|mut sq| sq.post_usual_list(wrs))
     }
 
     #[inline(always)]

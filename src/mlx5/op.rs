@@ -57,7 +57,8 @@ bitflags::bitflags! {
     }
 }
 
-/// An operation, in one word, as it is loaded: its [`opcode`], what is noted of it, and its [`Form`].
+/// An operation, in one word, as it is loaded: its [`opcode`], its [`Form`], and what is noted of it, where a [`super::ring::Meta`] has
+/// that in its upper half: to move it there took three instructions of each post.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Op(u32);
 
@@ -72,7 +73,7 @@ impl Op {
         assert!(wc < Noted::IMM as u32);
         let imm = if form.contains(Form::IMM) { Noted::IMM } else { 0 };
         let atomic = if form.contains(Form::ATOMIC) { Noted::ATOMIC } else { 0 };
-        Op(code as u32 | (wc | imm as u32 | atomic as u32) << 8 | (form.bits() as u32) << 16)
+        Op(code as u32 | (form.bits() as u32) << 8 | (wc | imm as u32 | atomic as u32) << 16)
     }
 
     /// [`opcode`].
@@ -83,13 +84,19 @@ impl Op {
 
     #[inline(always)]
     pub(super) const fn noted(self) -> Noted {
-        Noted((self.0 >> 8) as u8)
+        Noted((self.0 >> 16) as u8)
     }
 
     /// Whether it has any of `form`.
     #[inline(always)]
     pub(super) const fn has(self, form: Form) -> bool {
-        self.0 & (form.bits() as u32) << 16 != 0
+        self.0 & (form.bits() as u32) << 8 != 0
+    }
+
+    /// Units in front of the data, on a connected queue.
+    #[inline(always)]
+    pub(super) const fn units(self) -> u32 {
+        1 + self.has(Form::REMOTE) as u32 + self.has(Form::ATOMIC) as u32
     }
 
     pub(super) const NONE: Op = Op::new(opcode::NOP, 0, Form::NONE);
@@ -121,6 +128,26 @@ const fn ops(known: &[(u32, Op)]) -> Ops {
         at += 1;
     }
     ops
+}
+
+/// The operations of `ops`, by a bit for each `IBV_WR_*`, without those that have any of `form`.
+pub(super) fn set_of(ops: &Ops, form: Form) -> u16 {
+    let without = form.union(Form::NONE);
+    (0..).zip(ops).fold(0, |set, (opcode, op)| if op.has(without) { set } else { set | 1 << opcode })
+}
+
+/// The operation of `IBV_WR_*` `opcode`, of those that connected queues post singly.
+pub(super) const fn single(opcode: u32) -> Op {
+    match opcode {
+        IBV_WR_RDMA_WRITE => Op::WRITE,
+        IBV_WR_RDMA_WRITE_WITH_IMM => Op::WRITE_IMM,
+        IBV_WR_SEND => Op::SEND,
+        IBV_WR_SEND_WITH_IMM => Op::SEND_IMM,
+        IBV_WR_RDMA_READ => Op::READ,
+        IBV_WR_ATOMIC_CMP_AND_SWP => Op::CMP_SWP,
+        IBV_WR_ATOMIC_FETCH_AND_ADD => Op::FETCH_ADD,
+        _ => Op::NONE,
+    }
 }
 
 /// For a queue that takes none.

@@ -43,7 +43,7 @@ pub(super) struct Meta {
 impl Meta {
     #[inline(always)]
     pub(super) const fn pack(self) -> u64 {
-        self.head as u64 | (self.next as u64) << 32 | (self.noted.0 as u64) << 48
+        self.head as u64 | (self.next as u64 | (self.noted.0 as u64) << 16) << 32
     }
 
     #[inline(always)]

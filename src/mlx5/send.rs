@@ -9,13 +9,13 @@ use std::sync::Arc;
 use super::ah::Ah;
 use super::builder::Builder;
 use super::op::{self, Form, Op, Ops, ops_of, transport};
-use super::ring::{FIRST, Meta, Owner, Place, SendRing, Slot};
-use super::uar::{Entered, Register, Use};
+use super::ring::{FIRST, Meta, Owner, Place, Rows, SendRing, Slot};
+use super::uar::{Entered, Register, Short, Use};
 use super::wqe::{self, Bind};
 use crate::abi::public::*;
 use crate::abi::wr::{Atomic, InlineData, Rdma, SendWr, SendWrs, UserBytes};
 use crate::error::Errno;
-use crate::family::{Objects, Posted, Refused};
+use crate::family::{Objects, Posted, Refused, Single};
 use crate::hw::dma::Block;
 
 /// The producer's side of a send queue.
@@ -36,10 +36,10 @@ pub(super) struct Producer {
     pub(super) post: u32,
     /// Work requests posted.
     pub(super) head: u32,
-    /// The half of the control segment that has the flags, as far as it is the same for every WQE (all of them complete, whatever
-    /// their flags); and in its lowest byte, which is 0 there, what the next one alone has to wait for: the bind or invalidation
-    /// before it.
-    pub(super) common: u64,
+    /// The half of the control segment that has the flags, for each combination of those of [`wqe::SEND_FLAGS`]: one load in place of
+    /// three tests, and what is the same for every WQE (all of them complete, whatever their flags) is in it. In the lowest byte, which
+    /// is 0 there, is what the next WQE alone has to wait for: the bind or invalidation before it.
+    flags: [u64; 8],
     /// Work requests that completed, when it was last looked up.
     pub(super) tail: u32,
     /// The QP's number, where the control segment has it.
@@ -57,6 +57,8 @@ pub(super) struct Producer {
     ops: &'static Ops,
     /// Those that [`Producer::build`] knows: none where the queue takes no data, nor as long as the next WQE alone has to wait.
     usual_ops: &'static Ops,
+    /// The same, as a bit for each `IBV_WR_*`, for [`Producer::post_single`]: none but on connected queues.
+    singles: u16,
     /// Work requests that a queue takes whose gate is closed.
     max_post: u32,
     /// The gate is closed: the device is told nothing any more.
@@ -65,7 +67,7 @@ pub(super) struct Producer {
     pub(super) builder: Builder,
 }
 
-/// The byte of [`Producer::common`] that is for one WQE.
+/// The byte of [`Producer::flags`] that is for one WQE.
 const PENDING: u64 = 0xff;
 const _: () = assert!(wqe::ctrl_flags(0xff) & PENDING == 0, "the byte is free");
 
@@ -162,14 +164,18 @@ pub(super) fn put_datagram(block: Block<'_>, ah: &Ah, remote_qpn: u32, remote_qk
     block.put(3, gid);
 }
 
-/// Whether a work request looks like one for [`SendQueue::post_usual`]: as far as nothing but itself tells, and with a form of data
-/// that costs no look at the entry where there is no inline data.
+/// The data of a work request that looks like one for [`SendQueue::post_single`]: as far as nothing but itself tells, and with a form
+/// of data that costs no look at the entry where there is no inline data.
 #[inline(always)]
-pub(super) fn looks_usual(wr: SendWr<'_>) -> bool {
-    const { assert!(IBV_WR_RDMA_WRITE == 0 && IBV_WR_RDMA_READ < IBV_WR_ATOMIC_CMP_AND_SWP) };
-    let inlined = wr.send_flags() & IBV_SEND_INLINE != 0;
-    wr.opcode() <= IBV_WR_RDMA_READ
-        && wr.only_sge().is_some_and(|sge| !inlined || sge.length <= wqe::INLINE_IN_UNIT)
+pub(super) fn single(wr: SendWr<'_>) -> Option<Single<'_>> {
+    let Some(sge) = wr.only_sge() else {
+        return wr.two_sges().filter(|_| wr.send_flags() & IBV_SEND_INLINE == 0).map(Single::Entries);
+    };
+    Some(match wr.inline_piece(sge) {
+        None => Single::Entry(sge),
+        Some(piece) if piece.len() <= wqe::INLINE_IN_UNIT as usize => Single::Inline(piece),
+        Some(piece) => Single::Long(piece),
+    })
 }
 
 /// Units in front of the operation's own segments.
@@ -183,16 +189,17 @@ pub(super) const fn prefix(transport: u8) -> u32 {
 
 impl Producer {
     fn new(shape: Shape, max_burst: u32) -> Producer {
-        Producer {
+        let mut producer = Producer {
             post: 0,
             head: FIRST,
-            common: if shape.sq_sig_all { wqe::ctrl_flags(wqe::CTRL_CQ_UPDATE) } else { 0 },
+            flags: [0; 8],
             tail: FIRST,
             transport: shape.transport,
             prefix: prefix(shape.transport),
             atomics: shape.atomics,
             ops: ops_of(shape.transport),
-            usual_ops: if shape.max_sge == 0 { &op::NO_OPS } else { ops_of(shape.transport) },
+            usual_ops: &op::NO_OPS,
+            singles: 0,
             qpn_ds: shape.qpn << 8,
             max_sge: shape.max_sge,
             max_inline: shape.max_inline,
@@ -201,20 +208,31 @@ impl Producer {
             max_post: shape.max_post,
             silent: false,
             builder: Builder::default(),
-        }
+        };
+        producer.set_common(if shape.sq_sig_all { wqe::ctrl_flags(wqe::CTRL_CQ_UPDATE) } else { 0 });
+        producer
     }
 
     /// The queue is empty, as after a reset.
     pub(super) fn reset(&mut self) {
         (self.post, self.head, self.tail) = (0, FIRST, FIRST);
-        self.set_common(self.common & !PENDING);
+        self.set_common(self.common() & !PENDING);
         self.builder = Builder::default();
+    }
+
+    /// What every WQE has, and what the next one alone.
+    #[inline(always)]
+    pub(super) fn common(&self) -> u64 {
+        let [common, ..] = self.flags;
+        common
     }
 
     /// What every WQE has from now on, and what the next one alone.
     pub(super) fn set_common(&mut self, common: u64) {
-        self.common = common;
+        self.flags = wqe::SEND_FLAGS.map(|flags| common | flags);
         self.usual_ops = if self.max_sge == 0 || common & PENDING != 0 { &op::NO_OPS } else { self.ops };
+        let without = if self.atomics { Form::empty() } else { Form::ATOMIC };
+        self.singles = if self.transport > transport::UC { 0 } else { op::set_of(self.usual_ops, without) };
     }
 
     /// Whether a further work request may be posted. The limit is 0 where none may: it closes the queue.
@@ -243,24 +261,30 @@ impl Producer {
     /// waits for.
     #[inline(always)]
     pub(super) fn flags(&mut self, send_flags: u32, imm: u32) -> u64 {
-        let mut common = self.common;
-        if common & PENDING != 0 {
-            common = self.fenced(send_flags);
-        }
-        common | wqe::send_flags(send_flags) | wqe::ctrl_imm(imm)
+        let flags =
+            if self.common() & PENDING == 0 { self.usual_flags(send_flags) } else { self.fenced(send_flags) };
+        flags | wqe::ctrl_imm(imm)
     }
 
-    /// What is common, of the WQE behind a bind or an invalidation: it waits for that, unless it waits for all before it anyway.
+    /// The same, without `imm`, of a WQE that waits for nothing.
+    #[inline(always)]
+    pub(super) fn usual_flags(&self, send_flags: u32) -> u64 {
+        const { assert!(IBV_SEND_FENCE == 1 && IBV_SEND_SIGNALED == 2 && IBV_SEND_SOLICITED == 4) };
+        self.flags.get((send_flags & 7) as usize).copied().unwrap_or_default()
+    }
+
+    /// The flags of the WQE behind a bind or an invalidation: it waits for that, unless it waits for all before it anyway.
     #[cold]
     fn fenced(&mut self, send_flags: u32) -> u64 {
-        let fence = (self.common & PENDING) as u8;
-        self.set_common(self.common & !PENDING);
-        self.common | wqe::ctrl_flags(if send_flags & IBV_SEND_FENCE == 0 { fence } else { 0 })
+        let fence = (self.common() & PENDING) as u8;
+        self.set_common(self.common() & !PENDING);
+        self.usual_flags(send_flags)
+            | wqe::ctrl_flags(if send_flags & IBV_SEND_FENCE == 0 { fence } else { 0 })
     }
 
     /// The next WQE waits for the one just built.
     pub(super) fn fence_next(&mut self) {
-        self.set_common(self.common | u64::from(wqe::CTRL_INITIATOR_SMALL_FENCE));
+        self.set_common(self.common() | u64::from(wqe::CTRL_INITIATOR_SMALL_FENCE));
     }
 
     /// Ends the WQE of `ds` units, number `head`, at `post`, whose block and slot these are: the half of the control segment that has
@@ -300,13 +324,12 @@ impl Producer {
     }
 
     /// Builds the WQE of one work request, at block `post`, as number `head`: its length in units, and where the next one begins.
-    /// `None` where it is of no usual kind; then nothing was done that counts, and it is for [`Producer::build_other`]. Usual are
-    /// sends, writes and reads with one entry of data, or one unit of inline data; with `ALL`, all but binds, invalidations and what
-    /// waits for one of these.
+    /// `None` where it is of no usual kind; then nothing was done that counts, and it is for [`Producer::build_other`]. Usual are all but
+    /// binds, invalidations and what waits for one of these.
     ///
     /// How far the queue is comes by value, and its change is the caller's: a list has both in registers until its end.
     #[inline(always)]
-    fn build<'a, 'r, const T: u8, const ALL: bool>(
+    fn build<'a, 'r, const T: u8>(
         &self,
         rows: impl Place<'r>,
         wr: SendWr<'a>,
@@ -314,17 +337,12 @@ impl Producer {
         objects: impl Objects<'a, Ah>,
     ) -> Option<(u32, u32)> {
         let op = self.usual_ops.get(wr.opcode() as usize).copied().unwrap_or_default();
-        let unusual = Form::UMR.union(Form::NONE);
-        if op.has(if ALL { unusual } else { unusual.union(Form::ATOMIC) }) {
+        if op.has(Form::UMR.union(Form::NONE)) {
             return None;
         }
         let inlined = wr.send_flags() & IBV_SEND_INLINE != 0;
         let only = wr.only_sge().filter(|sge| sge.length != 0);
-        if only.is_none_or(|sge| inlined && sge.length > self.max_short_inline) && !ALL {
-            return None;
-        }
-        // The bytes of inline data, of which a plain list asks late: its registers are short.
-        let piece = if ALL { only.and_then(|sge| wr.inline_piece(sge)) } else { None };
+        let piece = only.and_then(|sge| wr.inline_piece(sge));
         let is_short = |piece: UserBytes<'_>| piece.len() <= self.max_short_inline as usize;
         let block = rows.block(post);
         let mut ds = prefix(T);
@@ -335,7 +353,7 @@ impl Producer {
         if T == transport::XRC {
             block.put(1, wqe::xrc(wr.remote_srqn()));
         }
-        if ALL && T == transport::RC && op.has(Form::ATOMIC) {
+        if T == transport::RC && op.has(Form::ATOMIC) {
             // Whatever the length of the entry: an atomic gives 8 bytes.
             let sge = only.filter(|_| self.atomics)?;
             let atomic = wr.atomic();
@@ -356,10 +374,6 @@ impl Producer {
             let (data, at) =
                 if T == transport::UD { (rows.block(post.wrapping_add(1)), 0) } else { (block, ds) };
             match (only, piece) {
-                (Some(sge), None) if !ALL && inlined => {
-                    data.put_headed(at, wqe::inline_head(sge.length), wr.inline_piece(sge)?);
-                    ds += 1;
-                }
                 (Some(sge), None) => {
                     data.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
                     ds += 1;
@@ -369,7 +383,7 @@ impl Producer {
                     data.put_headed(at, wqe::inline_head(piece.len() as u32), piece);
                     ds += 1;
                 }
-                (_, Some(piece)) if ALL => {
+                (_, Some(piece)) => {
                     let len = piece.len() as u32;
                     if len > self.max_inline
                         || !rows.blocks().put_headed_straight(post, ds, wqe::inline_head(len), piece)
@@ -380,7 +394,7 @@ impl Producer {
                 }
                 _ => {
                     let sges = wr.sges().ok()?;
-                    if !ALL || inlined || sges.len() > self.max_sge as usize {
+                    if inlined || sges.len() > self.max_sge as usize {
                         return None;
                     }
                     for sge in sges.iter().filter(|sge| sge.length != 0) {
@@ -390,7 +404,7 @@ impl Producer {
                 }
             }
         }
-        block.put_half::<1>(self.common | wqe::send_flags(wr.send_flags()) | wqe::ctrl_imm(imm(op, wr)));
+        block.put_half::<1>(self.usual_flags(wr.send_flags()) | wqe::ctrl_imm(imm(op, wr)));
         let slot = rows.slot(post);
         slot.note_id(wr.wr_id());
         Some((ds, self.close(post, head, block, slot, op, ds)))
@@ -499,14 +513,119 @@ impl Producer {
     /// The same, of an operation that waits for no bind before it.
     #[inline(always)]
     pub(super) fn has_usual_room(&mut self, ring: &SendRing) -> bool {
-        self.common & PENDING == 0 && self.has_room(ring, self.head, ring.gate.limit())
+        self.common() & PENDING == 0 && self.has_room(ring, self.head, ring.gate.limit())
     }
 
-    /// Posts one work request, of any kind with `ALL`, or of a plain one. Otherwise, and where there is no room, nothing was done.
+    /// Posts one work request `OPCODE`, of a connected queue, whose data are `single`. Otherwise, and where there seems to be no room,
+    /// nothing was done.
+    ///
+    /// All that the operation decides is decided at compile time, so that what there is to write is a straight line: to look the
+    /// operation up and ask for each part of it was 50 of 215 instructions.
+    #[inline(always)]
+    fn post_single<const OPCODE: u32>(
+        &mut self,
+        ring: &SendRing,
+        register: &Register,
+        wr: SendWr<'_>,
+        single: Single<'_>,
+    ) -> Posted {
+        let op = const { op::single(OPCODE) };
+        let post = self.post;
+        if !self.takes_single(ring, OPCODE) {
+            return Posted::Not;
+        }
+        let (block, at) = (ring.blocks.at(post), op.units());
+        let mut ds = at + 1;
+        let inline = match single {
+            Single::Entries([first, second])
+                if first.length != 0 && second.length != 0 && self.max_sge > 1 && !op.has(Form::ATOMIC) =>
+            {
+                block.put_wide(at, wqe::data(first.length, first.lkey, first.addr));
+                block.put_wide(at + 1, wqe::data(second.length, second.lkey, second.addr));
+                ds = at + 2;
+                false
+            }
+            Single::Entry(sge) if sge.length != 0 => {
+                // Whatever the length of the entry: an atomic gives 8 bytes.
+                let length = if op.has(Form::ATOMIC) { 8 } else { sge.length };
+                block.put_wide(at, wqe::data(length, sge.lkey, sge.addr));
+                false
+            }
+            // Of 32 bits: that of an entry.
+            Single::Inline(piece) if piece.len().wrapping_sub(1) < self.max_inline as usize => {
+                let Some(unit) = piece.short_headed(wqe::inline_head(piece.len() as u32)) else {
+                    return Posted::Not;
+                };
+                block.put_wide(at, unit);
+                true
+            }
+            Single::Long(piece) if piece.len().wrapping_sub(1) < self.max_inline as usize => {
+                let (blocks, len) = (ring.blocks.view(), piece.len() as u32);
+                if !blocks.put_headed_wide(post, at, wqe::inline_head(len), piece) {
+                    return Posted::Not;
+                }
+                let ds = at + wqe::inline_units(len);
+                let next = self.end_single(ring, block, wr, op, ds);
+                let burst = self.burst(ds, true);
+                return match register.enter() {
+                    Some(register) => {
+                        register.ring_wide(&ring.record, next, blocks, post, burst);
+                        Posted::Told
+                    }
+                    None => Posted::Untold { last: post, burst },
+                };
+            }
+            _ => return Posted::Not,
+        };
+        let next = self.end_single(ring, block, wr, op, ds);
+        let burst = self.burst(ds, inline);
+        if register.ring_short(Short {
+            record: &ring.record,
+            post: next,
+            block,
+            burst: burst != 0,
+            wide: true,
+        }) {
+            Posted::Told
+        } else {
+            Posted::Untold { last: post, burst }
+        }
+    }
+
+    /// Whether [`Producer::post_single`] may post one more, of `opcode`: not behind a closed gate, whose limit is 0.
+    #[inline(always)]
+    fn takes_single(&self, ring: &SendRing, opcode: u32) -> bool {
+        self.singles & 1 << opcode != 0 && self.head.wrapping_sub(self.tail) < ring.gate.limit()
+    }
+
+    /// Writes all of the queue's next WQE but its data, which end it at `ds` units, by whole units; it is posted. The block behind it.
+    #[inline(always)]
+    fn end_single(&mut self, ring: &SendRing, block: Block<'_>, wr: SendWr<'_>, op: Op, ds: u32) -> u32 {
+        let (post, head) = (self.post, self.head);
+        if op.has(Form::ATOMIC) {
+            let atomic = wr.atomic();
+            block.put_wide(1, wqe::raddr(atomic.remote_addr, atomic.rkey));
+            block.put_wide(2, atomic_operands(op, atomic));
+        } else if op.has(Form::REMOTE) {
+            let Rdma { remote_addr, rkey } = wr.rdma();
+            block.put_wide(1, wqe::raddr(remote_addr, rkey));
+        }
+        let imm = if op.has(Form::IMM) { wr.imm_data() } else { 0 };
+        let flags = self.usual_flags(wr.send_flags()) | wqe::ctrl_imm(imm);
+        block.put_wide(0, [wqe::ctrl_place(op.code(), post as u16, self.qpn_ds | ds), flags]);
+        let next = post.wrapping_add(wqe::blocks(ds));
+        let slot = ring.slot(post);
+        slot.note_id(wr.wr_id());
+        slot.note(Meta { head, next: next as u16, noted: op.noted() });
+        (self.post, self.head) = (next, head.wrapping_add(1));
+        next
+    }
+
+    /// Posts one work request, of any kind that takes no call. Otherwise, and where there is no room, nothing was done.
     ///
     /// The right to ring is only asked for at the end: what it is made of would take two registers from all that comes before.
     #[inline(always)]
-    fn post_one<'a, const T: u8, const ALL: bool>(
+    fn post_one<'a, const T: u8>(
         &mut self,
         ring: &SendRing,
         register: &Register,
@@ -515,10 +634,10 @@ impl Producer {
     ) -> Posted {
         let (post, head, limit) = (self.post, self.head, ring.gate.limit());
         // Not behind a closed gate, whose limit is 0.
-        if head.wrapping_sub(self.tail) >= limit && !(ALL && self.has_room(ring, head, limit)) {
+        if !self.has_room(ring, head, limit) {
             return Posted::Not;
         }
-        let Some((ds, next)) = self.build::<T, ALL>(ring, wr, (post, head), objects) else {
+        let Some((ds, next)) = self.build::<T>(ring, wr, (post, head), objects) else {
             return Posted::Not;
         };
         (self.post, self.head) = (next, head.wrapping_add(1));
@@ -532,12 +651,62 @@ impl Producer {
         }
     }
 
-    /// Posts a list of work requests, `ALL` or plain ones. False: there is one of another kind, or no room for all, and
+    /// Posts a list of more than one work request, of a connected queue, all with one entry or one unit of inline data, and none of them
+    /// an atomic. False, and what it does, as [`Producer::post_list`].
+    #[inline(always)]
+    fn post_plain_list(&mut self, ring: &SendRing, register: &Entered<'_>, wrs: SendWrs<'_>) -> bool {
+        let (rows, limit) = (ring.rows(), ring.gate.limit());
+        let (mut post, mut head) = (self.post, self.head);
+        for wr in wrs {
+            if !self.has_room(ring, head, limit) {
+                return false;
+            }
+            let Some(next) = self.build_plain(rows, wr, (post, head)) else { return false };
+            (post, head) = (next, head.wrapping_add(1));
+        }
+        (self.post, self.head) = (post, head);
+        register.ring(&ring.record, post, rows.blocks, post.wrapping_sub(1), 0);
+        true
+    }
+
+    /// The WQE of one work request of [`Producer::post_plain_list`], which is one block: where the next one begins.
+    #[inline(always)]
+    fn build_plain(&self, rows: Rows<'_>, wr: SendWr<'_>, (post, head): (u32, u32)) -> Option<u32> {
+        let op = self.usual_ops.get(wr.opcode() as usize).copied().unwrap_or_default();
+        if op.has(Form::UMR.union(Form::NONE).union(Form::ATOMIC)) {
+            return None;
+        }
+        let sge = wr.only_sge().filter(|sge| sge.length != 0)?;
+        let block = rows.block(post);
+        let mut ds = 1;
+        if op.has(Form::REMOTE) {
+            let Rdma { remote_addr, rkey } = wr.rdma();
+            block.put(1, wqe::raddr(remote_addr, rkey));
+            ds = 2;
+        }
+        match wr.inline_piece(sge) {
+            None => block.put(ds, wqe::data(sge.length, sge.lkey, sge.addr)),
+            Some(piece) if piece.len() <= self.max_short_inline as usize => {
+                block.put_headed(ds, wqe::inline_head(sge.length), piece);
+            }
+            Some(_) => return None,
+        }
+        let mut flags = self.usual_flags(wr.send_flags());
+        if op.has(Form::IMM.union(Form::KEY)) {
+            flags |= wqe::ctrl_imm(imm(op, wr));
+        }
+        block.put_half::<1>(flags);
+        let slot = rows.slot(post);
+        slot.note_id(wr.wr_id());
+        Some(self.close(post, head, block, slot, op, ds + 1))
+    }
+
+    /// Posts a list of work requests, of all kinds that take no call. False: there is one of another kind, or no room for all, and
     /// nothing was done that counts: the device reads no WQE before it is told of it.
     ///
     /// It calls nothing, and writes how far the queue is at the end.
     #[inline(always)]
-    fn post_list<'a, const T: u8, const ALL: bool>(
+    fn post_list<'a, const T: u8>(
         &mut self,
         ring: &SendRing,
         register: &Entered<'_>,
@@ -550,12 +719,10 @@ impl Producer {
             if !self.has_room(ring, head, limit) {
                 return false;
             }
-            let Some((ds, next)) = self.build::<T, ALL>(rows, wr, (post, head), objects) else {
+            let Some((ds, next)) = self.build::<T>(rows, wr, (post, head), objects) else {
                 return false;
             };
-            if ALL {
-                burst = self.burst(ds, wr.send_flags() & IBV_SEND_INLINE != 0);
-            }
+            burst = self.burst(ds, wr.send_flags() & IBV_SEND_INLINE != 0);
             (last, post, head) = (post, next, head.wrapping_add(1));
         }
         if head.wrapping_sub(self.head) != 1 {
@@ -583,7 +750,7 @@ impl Producer {
             let post = self.post;
             let built = if !self.room(ring) {
                 Err(Errno::ENOMEM)
-            } else if let Some((ds, next)) = self.build::<T, true>(rows, wr, (post, self.head), objects) {
+            } else if let Some((ds, next)) = self.build::<T>(rows, wr, (post, self.head), objects) {
                 (self.post, self.head) = (next, self.head.wrapping_add(1));
                 Ok(ds)
             } else {
@@ -621,27 +788,23 @@ impl SendQueue {
         self.producer.reset();
     }
 
-    /// Posts one work request of a plain kind.
+    /// Posts one work request that is `OPCODE` and has the data `single`.
     #[inline(always)]
-    pub(super) fn post_usual<'a>(&mut self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> Posted {
+    pub(super) fn post_single<const OPCODE: u32>(&mut self, wr: SendWr<'_>, single: Single<'_>) -> Posted {
         let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return Posted::Not };
-        let producer = &mut self.producer;
-        if producer.transport > transport::UC {
-            return Posted::Not;
-        }
-        producer.post_one::<{ transport::RC }, false>(ring, register, wr, objects)
+        self.producer.post_single::<OPCODE>(ring, register, wr, single)
     }
 
-    /// As [`SendQueue::post_usual`], of all kinds that take no call.
+    /// Posts one work request, of all kinds that take no call.
     #[inline(always)]
     pub(super) fn post_most<'a>(&mut self, wr: SendWr<'a>, objects: impl Objects<'a, Ah>) -> Posted {
         let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return Posted::Not };
         let producer = &mut self.producer;
         match producer.transport {
             transport::RC | transport::UC => {
-                producer.post_one::<{ transport::RC }, true>(ring, register, wr, objects)
+                producer.post_one::<{ transport::RC }>(ring, register, wr, objects)
             }
-            transport::UD => producer.post_one::<{ transport::UD }, true>(ring, register, wr, objects),
+            transport::UD => producer.post_one::<{ transport::UD }>(ring, register, wr, objects),
             _ => Posted::Not,
         }
     }
@@ -653,13 +816,12 @@ impl SendQueue {
         }
     }
 
-    /// Posts a list of them, of more than one. False: there is something else, and nothing was done.
+    /// Posts a list of plain ones, of more than one. False: there is something else, and nothing was done.
     #[inline(always)]
-    pub(super) fn post_usual_list<'a>(&mut self, wrs: SendWrs<'a>, objects: impl Objects<'a, Ah>) -> bool {
+    pub(super) fn post_usual_list(&mut self, wrs: SendWrs<'_>) -> bool {
         let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return false };
         let Some(register) = &register.enter() else { return false };
-        self.producer.transport <= transport::UC
-            && self.producer.post_list::<{ transport::RC }, false>(ring, register, wrs, objects)
+        self.producer.transport <= transport::UC && self.producer.post_plain_list(ring, register, wrs)
     }
 
     /// As [`SendQueue::post_usual_list`], of all kinds that take no call.
@@ -670,9 +832,9 @@ impl SendQueue {
         let producer = &mut self.producer;
         match producer.transport {
             transport::RC | transport::UC => {
-                producer.post_list::<{ transport::RC }, true>(ring, register, wrs, objects)
+                producer.post_list::<{ transport::RC }>(ring, register, wrs, objects)
             }
-            transport::UD => producer.post_list::<{ transport::UD }, true>(ring, register, wrs, objects),
+            transport::UD => producer.post_list::<{ transport::UD }>(ring, register, wrs, objects),
             _ => false,
         }
     }

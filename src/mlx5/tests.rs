@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
+use super::send::single;
 use super::*;
 use crate::abi::wr::{InlineData, UserBytes};
 use crate::family::{
@@ -1013,6 +1014,90 @@ fn doorbells_are_rung_as_the_environment_says() {
     }
 }
 
+/// Posts `wr` to both by the way of single posts and by that of all: the same has to be in both queues, and in their registers.
+fn post_both<const OPCODE: u32>(
+    (old, new, bf): (&TestQp, &TestQp, Memory),
+    turn: usize,
+    mut wr: ibv_send_wr,
+) -> Posted {
+    wr.opcode = OPCODE;
+    // SAFETY: a valid request that outlives its use.
+    let one = unsafe { SendWrs::from_ptr(&raw mut wr) }.only().unwrap();
+    let (data, own) = (single(one).unwrap(), op::single(OPCODE).units() as usize * 16);
+    let len = match data {
+        Single::Entry(_) => own + 16,
+        Single::Entries(_) => own + 32,
+        Single::Inline(bytes) | Single::Long(bytes) => own + 4 + bytes.len(),
+    };
+    let before = (old.db.be32(4), new.db.be32(4));
+    let posted = new.qp.sq.lock().post_single::<OPCODE>(one, data);
+    if posted != Posted::Told {
+        assert_eq!(new.db.be32(4), before.1);
+        return posted;
+    }
+    post(&old.qp, &mut [wr]).unwrap();
+    assert_eq!(old.db.be32(4), new.db.be32(4));
+    let seen = |qp: &TestQp| qp.sq.bytes(before.0 as usize * 64, len);
+    assert_eq!(seen(old), seen(new), "opcode {OPCODE}, {data:?}");
+    let register = |at: usize| bf.bytes(at + turn % 2 * HALF, len);
+    assert_eq!((register(0x800), register(0xa00)), (seen(old), seen(new)));
+    posted
+}
+
+#[test]
+fn a_single_post_leaves_what_any_post_does() {
+    let mut world = world(resp(), env());
+    let cq = world.cq(255, 0);
+    let cap = ibv_qp_cap { max_send_wr: 64, ..CAP };
+    let old = world.qp(&cq, IBV_QPT_RC, cap, None);
+    let bf = world.bf.recv().unwrap();
+    let new = World::qp_with(&mut world, &cq, IBV_QPT_RC, cap, None, &Pd::default(), false);
+    let queues = (&old, &new, bf);
+    let bytes: Vec<u8> = (1..=255).collect();
+    let mut sges = [SGE];
+    let mut atomic = send(1, 0, &mut sges);
+    atomic.wr.atomic = ibv_send_wr_atomic { remote_addr: 0x10, compare_add: 0x20, swap: 0x30, rkey: 0x40 };
+    assert_eq!(post_both::<IBV_WR_ATOMIC_CMP_AND_SWP>(queues, 0, atomic), Posted::Told);
+    assert_eq!(post_both::<IBV_WR_ATOMIC_FETCH_AND_ADD>(queues, 1, atomic), Posted::Told);
+    let mut turn = 2;
+    let mut each = |wr: ibv_send_wr, expected: Posted| {
+        let inlined = wr.send_flags & IBV_SEND_INLINE != 0;
+        let mut next = || {
+            turn += usize::from(expected == Posted::Told);
+            turn - 1
+        };
+        assert_eq!(post_both::<IBV_WR_RDMA_WRITE>(queues, next(), wr), expected);
+        assert_eq!(post_both::<IBV_WR_SEND_WITH_IMM>(queues, next(), wr), expected);
+        if !inlined {
+            assert_eq!(post_both::<IBV_WR_RDMA_WRITE_WITH_IMM>(queues, next(), wr), expected);
+            assert_eq!(post_both::<IBV_WR_SEND>(queues, next(), wr), expected);
+            assert_eq!(post_both::<IBV_WR_RDMA_READ>(queues, next(), wr), expected);
+        }
+    };
+    let wr = |sges: &mut [ibv_sge], send_flags: u32| {
+        let mut wr = send(9, 0, sges);
+        (wr.send_flags, wr.imm_data) = (send_flags, 0x0102_0304);
+        wr.wr.rdma = ibv_send_wr_rdma { remote_addr: 0x1020_3040, rkey: 0x5060 };
+        wr
+    };
+    for flags in [0, IBV_SEND_SIGNALED, IBV_SEND_FENCE | IBV_SEND_SOLICITED] {
+        each(wr(&mut [SGE], flags), Posted::Told);
+        each(wr(&mut [SGE, ibv_sge { lkey: 7, ..SGE }], flags), Posted::Told);
+    }
+    each(wr(&mut [ibv_sge { length: 0, ..SGE }], 0), Posted::Not);
+    each(wr(&mut [SGE, ibv_sge { length: 0, ..SGE }], 0), Posted::Not);
+    let most = new.cap.max_inline_data;
+    for length in [1, 3, 4, 7, 8, 12, 13, 28, 29, 44, most] {
+        let addr = bytes.as_ptr().expose_provenance() as u64;
+        each(wr(&mut [ibv_sge { addr, length, lkey: 0 }], IBV_SEND_INLINE), Posted::Told);
+    }
+    each(wr(&mut [ibv_sge { addr: 1, length: most + 1, lkey: 0 }], IBV_SEND_INLINE), Posted::Not);
+    // Behind a closed gate.
+    new.qp.close();
+    each(wr(&mut [SGE], 0), Posted::Not);
+    each(wr(&mut [SGE; 2], 0), Posted::Not);
+}
+
 #[test]
 fn a_register_that_others_ring_too_is_told_of_a_post_in_its_turn() {
     let mut world = world(resp(), Env { total_uuars: 2, low_lat_uuars: 0, ..env() });
@@ -1025,7 +1110,9 @@ fn a_register_that_others_ring_too_is_told_of_a_post_in_its_turn() {
     let one = unsafe { SendWrs::from_ptr(&raw mut wr) }.only().unwrap();
     let mut sq = qp.qp.sq.lock();
     // Nobody owns the register's lock yet: it takes a call.
-    let Posted::Untold { last, burst } = sq.post_usual(one, Known(&THE_AH)) else { panic!("told") };
+    let Posted::Untold { last, burst } = sq.post_single::<IBV_WR_SEND>(one, single(one).unwrap()) else {
+        panic!("told")
+    };
     assert_eq!((last, burst, qp.db.be32(4)), (0, 2, 0));
     sq.tell(last, burst);
     drop(sq);
@@ -1063,7 +1150,7 @@ fn behind_a_closed_register_all_is_kept() {
         let mut wr = send(first + 4, IBV_WR_SEND, &mut sges);
         // SAFETY: a valid request that outlives its use.
         let one = unsafe { SendWrs::from_ptr(&raw mut wr) }.only().unwrap();
-        match sq.post_usual(one, Known(&THE_AH)) {
+        match sq.post_single::<IBV_WR_SEND>(one, single(one).unwrap()) {
             Posted::Untold { last, burst } => sq.tell(last, burst),
             Posted::Not => {
                 drop(sq);

@@ -14,7 +14,7 @@ use super::wqe;
 use crate::config::OUTLIVES_DEVICES;
 use crate::error::{Errno, Error, Step as _};
 use crate::hw::barrier::{mmio_flush_writes, mmio_wc_start, udma_to_device_barrier};
-use crate::hw::dma::{BlockView, Record};
+use crate::hw::dma::{Block, BlockView, Record};
 use crate::hw::mmio::{Halves, Mapping, Registers};
 use crate::log;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -71,8 +71,29 @@ impl Entered<'_> {
     /// As [`Register::ring`].
     #[inline(always)]
     pub(super) fn ring(&self, record: &Record, post: u32, blocks: BlockView<'_>, last: u32, burst: u32) {
-        self.register.ring_entered(record, post, blocks, last, burst);
+        self.register.publish(record, post);
+        self.register.store::<false>(blocks, last, burst);
     }
+
+    /// The same of a WQE each of whose units was written by one store.
+    #[inline(always)]
+    pub(super) fn ring_wide(&self, record: &Record, post: u32, blocks: BlockView<'_>, last: u32, burst: u32) {
+        self.register.publish(record, post);
+        self.register.store::<true>(blocks, last, burst);
+    }
+}
+
+/// What a WQE within one block rings with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Short<'a> {
+    pub(super) record: &'a Record,
+    /// The block behind it.
+    pub(super) post: u32,
+    pub(super) block: Block<'a>,
+    /// Whether it shall be written to the register itself.
+    pub(super) burst: bool,
+    /// Whether each of its units was written by one store.
+    pub(super) wide: bool,
 }
 
 impl Register {
@@ -127,7 +148,24 @@ impl Register {
         if guard.is_some() && self.is_closed() {
             return false;
         }
-        self.ring_entered(record, post, blocks, last, burst);
+        self.publish(record, post);
+        self.store::<false>(blocks, last, burst);
+        true
+    }
+
+    /// As [`Register::ring`], if this costs next to nothing, as [`Register::enter`]. It is written twice, so that the register of a single
+    /// queue has nothing to keep of a lock.
+    #[inline(always)]
+    pub(super) fn ring_short(&self, short: Short<'_>) -> bool {
+        if !self.shared {
+            self.store_short(short);
+            return true;
+        }
+        let Some(_guard) = self.lock.lock_own() else { return false };
+        if self.is_closed() {
+            return false;
+        }
+        self.store_short(short);
         true
     }
 
@@ -142,28 +180,53 @@ impl Register {
     }
 
     #[inline(always)]
-    fn ring_entered(&self, record: &Record, post: u32, blocks: BlockView<'_>, last: u32, burst: u32) {
+    fn publish(&self, record: &Record, post: u32) {
         // The WQEs are in memory before the record lets the device read them.
         udma_to_device_barrier();
         record.store::<SND_DBR>(post & 0xffff);
         // The record is there before the doorbell makes the device read it.
         mmio_wc_start();
-        self.store(blocks, last, burst);
     }
 
-    /// The stores themselves, within the lock that orders them.
+    /// As [`Register::publish`] and [`Register::store`].
     #[inline(always)]
-    fn store(&self, blocks: BlockView<'_>, last: u32, burst: u32) {
+    fn store_short(&self, Short { record, post, block, burst, wide }: Short<'_>) {
+        self.publish(record, post);
+        // ORDER: Relaxed, as in `store`.
+        let turn = self.turn.load(Ordering::Relaxed);
+        if burst && wide {
+            self.halves.store_wide(turn, 0, block);
+        } else if burst {
+            self.halves.store_burst(turn, 0, block);
+        } else {
+            self.halves.store64(turn, block.word(0));
+        }
+        // As in `store`.
+        mmio_flush_writes();
+        // ORDER: Relaxed, as above.
+        self.turn.store(turn ^ self.halves.half(), Ordering::Relaxed);
+    }
+
+    /// The stores themselves, within the lock that orders them; `WIDE` where each unit was written by one store.
+    #[inline(always)]
+    fn store<const WIDE: bool>(&self, blocks: BlockView<'_>, last: u32, burst: u32) {
         let block = blocks.at(last);
         // ORDER: Relaxed: ordered by the lock, this register's or the send queue's.
         let turn = self.turn.load(Ordering::Relaxed);
+        let store = |more: u32, block: Block<'_>| {
+            if WIDE {
+                self.halves.store_wide(turn, more, block);
+            } else {
+                self.halves.store_burst(turn, more, block);
+            }
+        };
         if burst == 0 {
             self.halves.store64(turn, block.word(0));
         } else {
-            self.halves.store_burst(turn, 0, block);
+            store(0, block);
             if burst > wqe::UNITS_PER_BB {
                 for more in 1..wqe::blocks(burst) {
-                    self.halves.store_burst(turn, more, blocks.at(last.wrapping_add(more)));
+                    store(more, blocks.at(last.wrapping_add(more)));
                 }
             }
         }

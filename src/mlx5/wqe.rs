@@ -47,8 +47,8 @@ pub(super) const CTRL_CQ_UPDATE: u8 = 2 << 2;
 pub(super) const CTRL_INITIATOR_SMALL_FENCE: u8 = 1 << 5;
 /// `MLX5_WQE_CTRL_FENCE`.
 pub(super) const CTRL_FENCE: u8 = 4 << 5;
-/// [`ctrl_flags`] of each combination of `IBV_SEND_FENCE`, `IBV_SEND_SIGNALED` and `IBV_SEND_SOLICITED`.
-static SEND_FLAGS: [u64; 8] = [
+/// [`ctrl_flags`] of each combination of `IBV_SEND_FENCE`, `IBV_SEND_SIGNALED` and `IBV_SEND_SOLICITED`, by their numbers.
+pub(super) const SEND_FLAGS: [u64; 8] = [
     0,
     ctrl_flags(CTRL_FENCE),
     ctrl_flags(CTRL_CQ_UPDATE),
@@ -58,14 +58,6 @@ static SEND_FLAGS: [u64; 8] = [
     ctrl_flags(CTRL_SOLICITED | CTRL_CQ_UPDATE),
     ctrl_flags(CTRL_SOLICITED | CTRL_CQ_UPDATE | CTRL_FENCE),
 ];
-
-/// [`ctrl_flags`] of `send_flags`: one load for three tests.
-#[inline(always)]
-pub(super) fn send_flags(send_flags: u32) -> u64 {
-    use crate::abi::public::{IBV_SEND_FENCE, IBV_SEND_SIGNALED, IBV_SEND_SOLICITED};
-    const { assert!(IBV_SEND_FENCE == 1 && IBV_SEND_SIGNALED == 2 && IBV_SEND_SOLICITED == 4) };
-    SEND_FLAGS.get((send_flags & 7) as usize).copied().unwrap_or_default()
-}
 
 /// `MLX5_INVALID_LKEY`.
 pub(super) const INVALID_LKEY: u32 = 0x100;

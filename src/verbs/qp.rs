@@ -17,7 +17,7 @@ use crate::abi::public::*;
 use crate::abi::wr::{self, InlineData, RecvWrs, SendWr, SendWrs, UserBytes};
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{
-    Attached, Family, Posted, QpRequest, QueuePair, Refused, SendBuilder as _, SendOp, Verbs,
+    Attached, Family, Posted, QpRequest, QueuePair, Refused, SendBuilder as _, SendOp, Single, Verbs,
 };
 use crate::log;
 use crate::sync::Locking;
@@ -624,29 +624,123 @@ pub(crate) unsafe extern "C" fn post_send<F: Family>(
         return unsafe { post_any_send::<F>(qp, wr, bad_wr) };
     }
     // SAFETY: the caller's word: a valid list.
-    match unsafe { SendWrs::from_ptr(wr) }.only() {
+    let Some(one) = unsafe { SendWrs::from_ptr(wr) }.only() else {
         // SAFETY: the caller's word.
-        Some(one) if F::Qp::looks_usual(one) => unsafe { post_usual_send::<F>(qp, wr, bad_wr) },
-        // SAFETY: the caller's word.
-        Some(_) => unsafe { post_one_send::<F>(qp, wr, bad_wr) },
-        // SAFETY: the caller's word.
-        None => unsafe { post_sends::<F>(qp, wr, bad_wr) },
+        return unsafe { post_sends::<F>(qp, wr, bad_wr) };
+    };
+    /// The function of each operation.
+    macro_rules! by_opcode {
+        ($post:ident $args:tt: $($opcode:ident)*) => {
+            match one.opcode() {
+                $($opcode => return by_opcode!(@ $post $opcode $args),)*
+                _ => {}
+            }
+        };
+        (@ $post:ident $opcode:ident ($($arg:expr),*)) => {
+            // SAFETY: the caller's word; the data are those of the request.
+            unsafe { $post::<F, { $opcode }>(qp, wr, bad_wr, $($arg),*) }
+        };
     }
+    match F::Qp::single(one) {
+        Some(Single::Inline(data)) => by_opcode!(post_usual_inline(data.as_ptr(), data.len()):
+            IBV_WR_RDMA_WRITE IBV_WR_RDMA_WRITE_WITH_IMM IBV_WR_SEND IBV_WR_SEND_WITH_IMM),
+        Some(Single::Long(data)) => by_opcode!(post_usual_long(data.as_ptr(), data.len()):
+            IBV_WR_RDMA_WRITE IBV_WR_RDMA_WRITE_WITH_IMM IBV_WR_SEND IBV_WR_SEND_WITH_IMM),
+        Some(Single::Entry(sge)) => by_opcode!(post_usual_entry(sge):
+            IBV_WR_RDMA_WRITE IBV_WR_RDMA_WRITE_WITH_IMM IBV_WR_SEND IBV_WR_SEND_WITH_IMM IBV_WR_RDMA_READ
+            IBV_WR_ATOMIC_CMP_AND_SWP IBV_WR_ATOMIC_FETCH_AND_ADD),
+        Some(Single::Entries(sges)) => by_opcode!(post_usual_entries(sges):
+            IBV_WR_RDMA_WRITE IBV_WR_RDMA_WRITE_WITH_IMM IBV_WR_SEND IBV_WR_SEND_WITH_IMM IBV_WR_RDMA_READ),
+        None => {}
+    }
+    // SAFETY: the caller's word.
+    unsafe { post_one_send::<F>(qp, wr, bad_wr) }
 }
 
-/// As [`post_send`], of one that looks usual.
+/// As [`post_send`], of one that is `OPCODE` and has one entry of data, which is `sge`.
 ///
 /// # Safety
-/// As for [`post_send`]; no argument is NULL, and it is one.
+/// As for [`post_send`]; no argument is NULL, and it is such a one.
 #[inline(never)]
-unsafe extern "C" fn post_usual_send<F: Family>(
+unsafe extern "C" fn post_usual_entry<F: Family, const OPCODE: u32>(
     qp: *mut ibv_qp,
     wr: *mut ibv_send_wr,
     bad_wr: *mut *mut ibv_send_wr,
+    sge: *const ibv_sge,
 ) -> c_int {
     // SAFETY: the caller's word.
-    let (ours, one, objects) = unsafe { send::<F>(qp, wr) };
-    match ours.queues.post_usual_send(one, objects) {
+    let single = Single::Entry(unsafe { &*sge });
+    // SAFETY: the caller's word.
+    unsafe { post_usual_send::<F, OPCODE>(qp, wr, bad_wr, single) }
+}
+
+/// As [`post_usual_entry`], of two entries, which are `sges`.
+///
+/// # Safety
+/// As of that.
+#[inline(never)]
+unsafe extern "C" fn post_usual_entries<F: Family, const OPCODE: u32>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_send_wr,
+    bad_wr: *mut *mut ibv_send_wr,
+    sges: *const [ibv_sge; 2],
+) -> c_int {
+    // SAFETY: the caller's word.
+    let single = Single::Entries(unsafe { &*sges });
+    // SAFETY: the caller's word.
+    unsafe { post_usual_send::<F, OPCODE>(qp, wr, bad_wr, single) }
+}
+
+/// As [`post_send`], of one that is `OPCODE` and has these bytes inline.
+///
+/// # Safety
+/// As for [`post_send`]; no argument is NULL, and it is such a one.
+#[inline(never)]
+unsafe extern "C" fn post_usual_inline<F: Family, const OPCODE: u32>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_send_wr,
+    bad_wr: *mut *mut ibv_send_wr,
+    data: *const u8,
+    len: usize,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let single = Single::Inline(unsafe { UserBytes::new(data, len) });
+    // SAFETY: the caller's word.
+    unsafe { post_usual_send::<F, OPCODE>(qp, wr, bad_wr, single) }
+}
+
+/// As [`post_usual_inline`], of more bytes.
+///
+/// # Safety
+/// As of that.
+#[inline(never)]
+unsafe extern "C" fn post_usual_long<F: Family, const OPCODE: u32>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_send_wr,
+    bad_wr: *mut *mut ibv_send_wr,
+    data: *const u8,
+    len: usize,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let single = Single::Long(unsafe { UserBytes::new(data, len) });
+    // SAFETY: the caller's word.
+    unsafe { post_usual_send::<F, OPCODE>(qp, wr, bad_wr, single) }
+}
+
+/// As [`post_send`], of one that is `OPCODE` and has the data `single`.
+///
+/// # Safety
+/// As for [`post_send`]; no argument is NULL, and it is such a one.
+#[inline(always)]
+unsafe fn post_usual_send<F: Family, const OPCODE: u32>(
+    qp: *mut ibv_qp,
+    wr: *mut ibv_send_wr,
+    bad_wr: *mut *mut ibv_send_wr,
+    single: Single<'_>,
+) -> c_int {
+    // SAFETY: the caller's word.
+    let (ours, one, _) = unsafe { send::<F>(qp, wr) };
+    match ours.queues.post_usual_send::<OPCODE>(one, single) {
         Posted::Told => 0,
         // SAFETY: the caller's word, and the queue was kept.
         Posted::Untold { last, burst } => unsafe { tell::<F>(qp, last, burst) },
