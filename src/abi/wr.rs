@@ -46,6 +46,13 @@ impl<'a> SendWrs<'a> {
         self.next
     }
 
+    /// The first request, and those behind it by [`SendWr::rest`]: to walk so needs no register for the next one meanwhile.
+    #[inline(always)]
+    #[must_use]
+    pub fn first(&self) -> Option<SendWr<'a>> {
+        Some(SendWr { ptr: NonNull::new(self.next)?, list: PhantomData })
+    }
+
     /// The request, where there is exactly one.
     #[inline(always)]
     #[must_use]
@@ -149,6 +156,13 @@ impl<'a> SendWr<'a> {
     #[must_use]
     pub fn as_ptr(&self) -> *mut ibv_send_wr {
         self.ptr.as_ptr()
+    }
+
+    /// Those behind it in its list.
+    #[inline(always)]
+    #[must_use]
+    pub fn rest(&self) -> SendWrs<'a> {
+        SendWrs { next: self.raw().next, list: PhantomData }
     }
 
     /// The application's word for this request.

@@ -67,6 +67,17 @@ pub(super) struct Producer {
     pub(super) builder: Builder,
 }
 
+/// How far a list was built.
+#[derive(Debug, Clone)]
+struct At<'a> {
+    /// What is left of it.
+    wrs: SendWrs<'a>,
+    post: u32,
+    head: u32,
+    /// Work requests that there is room for, as far as was looked.
+    room: u32,
+}
+
 /// The byte of [`Producer::flags`] that is for one WQE.
 const PENDING: u64 = 0xff;
 const _: () = assert!(wqe::ctrl_flags(0xff) & PENDING == 0, "the byte is free");
@@ -653,20 +664,74 @@ impl Producer {
 
     /// Posts a list of more than one work request, of a connected queue, all with one entry or one unit of inline data, and none of them
     /// an atomic. False, and what it does, as [`Producer::post_list`].
+    ///
+    /// A list is made of runs of the same kind, mostly of one: each kind has a loop of its own, as in a poll, 20 instructions a work
+    /// request less than what looks each of them up.
     #[inline(always)]
     fn post_plain_list(&mut self, ring: &SendRing, register: &Entered<'_>, wrs: SendWrs<'_>) -> bool {
         let (rows, limit) = (ring.rows(), ring.gate.limit());
-        let (mut post, mut head) = (self.post, self.head);
-        for wr in wrs {
-            if !self.has_room(ring, head, limit) {
-                return false;
+        let mut at = At { wrs, post: self.post, head: self.head, room: 0 };
+        while let Some(wr) = at.wrs.first() {
+            if at.room == 0 {
+                if !self.has_room(ring, at.head, limit) {
+                    return false;
+                }
+                at.room = limit.wrapping_sub(at.head.wrapping_sub(self.tail));
             }
-            let Some(next) = self.build_plain(rows, wr, (post, head)) else { return false };
-            (post, head) = (next, head.wrapping_add(1));
+            let before = at.head;
+            at = match (wr.opcode(), wr.send_flags() & IBV_SEND_INLINE != 0) {
+                (IBV_WR_RDMA_WRITE, false) => self.build_run::<IBV_WR_RDMA_WRITE, false>(rows, at),
+                (IBV_WR_RDMA_WRITE, true) => self.build_run::<IBV_WR_RDMA_WRITE, true>(rows, at),
+                (IBV_WR_SEND, false) => self.build_run::<IBV_WR_SEND, false>(rows, at),
+                (IBV_WR_SEND, true) => self.build_run::<IBV_WR_SEND, true>(rows, at),
+                (IBV_WR_RDMA_READ, false) => self.build_run::<IBV_WR_RDMA_READ, false>(rows, at),
+                _ => at,
+            };
+            if at.head == before {
+                let Some(next) = self.build_plain(rows, wr, (at.post, at.head)) else { return false };
+                at = At { wrs: wr.rest(), post: next, head: at.head.wrapping_add(1), room: at.room - 1 };
+            }
         }
-        (self.post, self.head) = (post, head);
-        register.ring(&ring.record, post, rows.blocks, post.wrapping_sub(1), 0);
+        (self.post, self.head) = (at.post, at.head);
+        register.ring(&ring.record, at.post, rows.blocks, at.post.wrapping_sub(1), 0);
         true
+    }
+
+    /// Builds the WQEs of work requests from `at` on, as long as they are `OPCODE`, have one entry with a length, `INLINE` or not, and
+    /// there is room: where that ends. It writes units whole, though nobody reads them back: 6 stores in place of 8 are 1 cycle of 18,
+    /// for 4 instructions more.
+    #[inline(always)]
+    fn build_run<'a, const OPCODE: u32, const INLINE: bool>(&self, rows: Rows<'_>, mut at: At<'a>) -> At<'a> {
+        let op = const { op::single(OPCODE) };
+        if self.singles & 1 << OPCODE == 0 {
+            return at;
+        }
+        while let Some(wr) = at.wrs.first() {
+            if at.room == 0 || wr.opcode() != OPCODE {
+                break;
+            }
+            let Some(sge) = wr.only_sge() else { break };
+            let block = rows.block(at.post);
+            match wr.inline_piece(sge) {
+                None if !INLINE && sge.length != 0 => {
+                    block.put_wide(op.units(), wqe::data(sge.length, sge.lkey, sge.addr));
+                }
+                Some(piece) if INLINE && piece.len().wrapping_sub(1) < self.max_short_inline as usize => {
+                    block.put_headed(op.units(), wqe::inline_head(piece.len() as u32), piece);
+                }
+                _ => break,
+            }
+            if op.has(Form::REMOTE) {
+                let Rdma { remote_addr, rkey } = wr.rdma();
+                block.put_wide(1, wqe::raddr(remote_addr, rkey));
+            }
+            block.put_half::<1>(self.usual_flags(wr.send_flags()));
+            let slot = rows.slot(at.post);
+            slot.note_id(wr.wr_id());
+            let post = self.close(at.post, at.head, block, slot, op, op.units() + 1);
+            at = At { wrs: wr.rest(), post, head: at.head.wrapping_add(1), room: at.room - 1 };
+        }
+        at
     }
 
     /// The WQE of one work request of [`Producer::post_plain_list`], which is one block: where the next one begins.
