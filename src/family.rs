@@ -429,6 +429,11 @@ pub trait SendBuilder: Send {
     fn complete_usual(&mut self) -> bool {
         false
     }
+    /// As [`SendBuilder::complete_usual`], of more kinds.
+    #[inline(always)]
+    fn complete_most(&mut self) -> bool {
+        false
+    }
     /// `ibv_wr_complete`: hands what was built to the device; whether that is yet to be told, by [`QueuePair::kick`].
     ///
     /// # Errors

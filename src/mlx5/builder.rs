@@ -8,6 +8,7 @@ use super::ah::Ah;
 use super::op::{Op, transport};
 use super::ring::{SendRing, Slot};
 use super::send::{Producer, SendQueue, put_bind, put_datagram, put_inline, put_sges};
+use super::uar::Short;
 use super::wqe::{self, Bind};
 use crate::abi::public::*;
 use crate::abi::wr::{InlineData, UserBytes};
@@ -244,6 +245,27 @@ impl SendQueue {
         let (post, head) = (producer.post, producer.builder.head);
         Some((producer, ring, (ring.blocks.block(post), ring.slot(post)), head))
     }
+
+    /// `ibv_wr_complete` of what is usual; of WQEs longer than a block, which take six registers more, only those of `LONG`.
+    #[inline(always)]
+    fn complete_own<const LONG: bool>(&mut self) -> bool {
+        let producer = &self.producer;
+        let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return false };
+        let count = producer.head.wrapping_sub(producer.builder.saved.1);
+        if producer.builder.state != State::Ended || count == 0 || producer.silent {
+            return false;
+        }
+        let Builder { at, ds, inline, .. } = producer.builder;
+        let burst = if count == 1 { producer.burst(ds, inline) } else { 0 };
+        if LONG {
+            let Some(register) = register.enter() else { return false };
+            register.ring(&ring.record, producer.post, ring.blocks.view(), at, burst);
+            return true;
+        }
+        let (record, post, block) = (&ring.record, producer.post, ring.blocks.at(at));
+        let burst_all = burst <= wqe::UNITS_PER_BB;
+        burst_all && register.ring_short(Short { record, post, block, burst: burst != 0, wide: false })
+    }
 }
 
 impl SendBuilder for SendQueue {
@@ -358,17 +380,12 @@ impl SendBuilder for SendQueue {
 
     #[inline(always)]
     fn complete_usual(&mut self) -> bool {
-        let producer = &self.producer;
-        let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return false };
-        let count = producer.head.wrapping_sub(producer.builder.saved.1);
-        if producer.builder.state != State::Ended || count == 0 || producer.silent {
-            return false;
-        }
-        let Some(register) = register.enter() else { return false };
-        let Builder { at, ds, inline, .. } = producer.builder;
-        let burst = if count == 1 { producer.burst(ds, inline) } else { 0 };
-        register.ring(&ring.record, producer.post, ring.blocks.view(), at, burst);
-        true
+        self.complete_own::<false>()
+    }
+
+    #[inline(always)]
+    fn complete_most(&mut self) -> bool {
+        self.complete_own::<true>()
     }
 
     fn complete(&mut self) -> Result<bool, Errno> {
