@@ -106,20 +106,32 @@ fn nothing_rings_a_closed_register() {
     });
 }
 
+/// A shared register that the first thread to ring owns.
+fn owned(kernel: &Kernel) -> (Register, usize) {
+    allow_owners(barrier);
+    let (register, base) = shared(kernel);
+    (Register { lock: register.lock.with_owners(), ..register }, base)
+}
+
 #[test]
 fn nothing_rings_a_closed_register_with_an_owner() {
     check_within("mlx5 closed register with an owner", Some(3), || {
-        allow_owners(barrier);
-        let owned = |kernel: &Kernel| {
-            let (register, base) = shared(kernel);
-            (Register { lock: register.lock.with_owners(), ..register }, base)
-        };
         closed_under_way(owned, |register, record, blocks, post| match register.enter() {
             Some(entered) => {
                 entered.ring(record, post, blocks.view(), 0, 0);
                 true
             }
             None => register.ring(record, post, blocks.view(), 0, 0),
+        });
+    });
+}
+
+#[test]
+fn nothing_rings_a_closed_register_for_short() {
+    check_within("mlx5 closed register, a single post", Some(3), || {
+        closed_under_way(owned, |register, record, blocks, post| {
+            let short = Short { record, post, block: blocks.at(0), burst: false, wide: false };
+            register.ring_short(short) || register.ring(record, post, blocks.view(), 0, 0)
         });
     });
 }
