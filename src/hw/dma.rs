@@ -449,7 +449,7 @@ impl Blocks {
     /// The block at `index`, to be written; the processor gets hold of one that comes soon.
     ///
     /// Whatever reads what was posted leaves its lines in another processor's cache, and the doorbell's fence waits for each to come
-    /// back. Asked for [`AHEAD`] posts before, they are there: of 250 cycles of such a post 130 stay, and 1 of 43 is saved where the
+    /// back. Asked for `AHEAD` posts before, they are there: of 250 cycles of such a post 130 stay, and 1 of 43 is saved where the
     /// lines are at hand.
     #[inline(always)]
     #[must_use]
@@ -596,7 +596,7 @@ impl Block<'_> {
         unsafe { self.unit(at).write(unit) };
     }
 
-    /// As [`Block::put`], by one store, for who reads it back by [`Block::wide`]: what two stores have left a CPU does not forward to
+    /// As [`Block::put`], by one store, for who reads it back by `Block::wide`: what two stores have left a CPU does not forward to
     /// one load.
     #[inline(always)]
     pub fn put_wide(self, at: u32, unit: [u64; 2]) {

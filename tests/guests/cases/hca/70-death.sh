@@ -30,3 +30,5 @@ function=$(basename "$(readlink -f /sys/class/infiniband/mlx5_0/device)")
 mlx5_goes() { echo "$function" >/sys/bus/pci/drivers/mlx5_core/unbind; }
 mlx5_back() { echo "$function" >/sys/bus/pci/drivers/mlx5_core/bind; }
 register death-many "$OURS" 'many_deaths ${DEATHS:-30} mlx5_0 mlx5_goes mlx5_back -L all'
+# The same of a thousand queue pairs, each with 64 work requests outstanding.
+register death-thousand "$OURS" 'many_deaths ${DEATHS:-3} mlx5_0 mlx5_goes mlx5_back -L write -q 500 -D 64'
