@@ -87,7 +87,7 @@ static struct known {
 
 void fact(const char *fmt, ...)
 {
-	char text[1024];
+	char text[sizeof(((struct device *)0)->events) + 64];
 	va_list ap;
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);

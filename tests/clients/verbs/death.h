@@ -170,7 +170,7 @@ struct device {
 	bool reading;
 	_Atomic bool stop_reading, reader_ended;
 	pthread_mutex_t lock; /* of what follows */
-	char events[512];
+	char events[16384]; /* a kernel that stops queue pairs may tell of each receive of a shared queue first */
 	_Atomic bool told; /* of its death: by an event, or by a completion without success */
 	double early, final; /* when the events came; 0: they did not */
 	double first_flush, last_flush;
