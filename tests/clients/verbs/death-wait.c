@@ -235,7 +235,7 @@ static void take_event(struct device *dev, struct ibv_async_event *e)
 		append(dev->events, sizeof(dev->events), ",", "%s", text);
 	if (e->event_type == IBV_EVENT_DEVICE_FATAL) {
 		/* The element of the driver's own event is the port; that of the kernel's, when the device is taken away, is 0. */
-		double *of = e->element.port_num ? &dev->early : &dev->final;
+		_Atomic double *of = e->element.port_num ? &dev->early : &dev->final;
 		if (!*of)
 			*of = t;
 	}

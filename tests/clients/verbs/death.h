@@ -172,10 +172,10 @@ struct device {
 	pthread_mutex_t lock; /* of what follows */
 	char events[16384]; /* a kernel that stops queue pairs may tell of each receive of a shared queue first */
 	_Atomic bool told; /* of its death: by an event, or by a completion without success */
-	double early, final; /* when the events came; 0: they did not */
+	_Atomic double early, final; /* when the events came; 0: they did not */
 	double first_flush, last_flush;
 	double all_flushed; /* the last of what was owed before `final` was ordered */
-	uint64_t completions;
+	_Atomic uint64_t completions;
 	double last_completion, longest_gap;
 	struct {
 		const char *what;
