@@ -503,18 +503,22 @@ impl<'a> BlockView<'a> {
         unsafe { to.write(unit) };
     }
 
+    /// Where unit `at` of the block at `index`, or of one behind it, is, and the bytes from there to the ring's end.
+    #[inline(always)]
+    fn place(self, index: u32, at: u32) -> (NonNull<[u64; 2]>, usize) {
+        let unit = index.wrapping_mul(4).wrapping_add(at) & self.mask;
+        // SAFETY: D2: a masked index.
+        (unsafe { self.base.add(unit as usize) }, (self.mask - unit + 1) as usize * UNIT)
+    }
+
     /// As [`BlockView::put_headed_straight`], of more than 12 bytes, each unit by one store, as [`Block::put_wide`].
     #[inline(always)]
     #[must_use]
     pub fn put_headed_wide(self, index: u32, at: u32, head: u32, bytes: UserBytes<'_>) -> bool {
-        let unit = index.wrapping_mul(4).wrapping_add(at) & self.mask;
-        // Bytes up to the ring's end.
-        let room = (self.mask - unit + 1) as usize * UNIT;
+        let (to, room) = self.place(index, at);
         if bytes.len() > room - 4 {
             return false;
         }
-        // SAFETY: D2: a masked index.
-        let to = unsafe { self.base.add(unit as usize) };
         bytes.each_headed(head, |unit, two| {
             // SAFETY: D2: the units of 4 bytes and these, before the ring's end.
             let to = unsafe { to.add(unit as usize) };
@@ -527,14 +531,10 @@ impl<'a> BlockView<'a> {
     #[inline(always)]
     #[must_use]
     pub fn put_headed_straight(self, index: u32, at: u32, head: u32, bytes: UserBytes<'_>) -> bool {
-        let unit = index.wrapping_mul(4).wrapping_add(at) & self.mask;
-        // Bytes up to the ring's end.
-        let room = (self.mask - unit + 1) as usize * UNIT;
+        let (to, room) = self.place(index, at);
         if bytes.len() > room - 8 {
             return false;
         }
-        // SAFETY: D2: a masked index.
-        let to = unsafe { self.base.add(unit as usize) };
         // SAFETY: 4 bytes and these, rounded up to 8, before the ring's end; application memory cannot overlap it.
         unsafe { bytes.copy_headed(head, to.cast()) };
         true

@@ -249,15 +249,21 @@ impl Halves {
         unsafe { self.at(turn).cast::<u64>().write_volatile(bytes) };
     }
 
-    /// Stores a block as burst number `burst` of the half of turn `turn`; a register that is only a doorbell is left alone.
+    /// Where burst number `burst` of the half of turn `turn` is; nowhere in a register that is only a doorbell.
     #[inline(always)]
-    pub fn store_burst(&self, turn: u32, burst: u32, block: Block<'_>) {
+    fn burst_at(&self, turn: u32, burst: u32) -> Option<NonNull<u8>> {
         if self.half == 0 {
-            return;
+            return None;
         }
         let offset = (burst as usize * BURST) & (self.half as usize - 1);
         // SAFETY: R5: the half has whole bursts, of which the masked offset is one.
-        let at = unsafe { self.at(turn).add(offset) }.cast::<u64>();
+        Some(unsafe { self.at(turn).add(offset) })
+    }
+
+    /// Stores a block as burst number `burst` of the half of turn `turn`; a register that is only a doorbell is left alone.
+    #[inline(always)]
+    pub fn store_burst(&self, turn: u32, burst: u32, block: Block<'_>) {
+        let Some(at) = self.burst_at(turn, burst).map(NonNull::cast::<u64>) else { return };
         // 8 stores in ascending order, of which the write-combining buffer makes one; never by `memcpy`, whose order is its own.
         for word in 0..BURST / 8 {
             // SAFETY: within the burst.
@@ -271,12 +277,7 @@ impl Halves {
     /// less.
     #[inline(always)]
     pub fn store_wide(&self, turn: u32, burst: u32, block: Block<'_>) {
-        if self.half == 0 {
-            return;
-        }
-        let offset = (burst as usize * BURST) & (self.half as usize - 1);
-        // SAFETY: R5: the half has whole bursts, of which the masked offset is one.
-        let at = unsafe { self.at(turn).add(offset) }.cast::<Wide>();
+        let Some(at) = self.burst_at(turn, burst).map(NonNull::cast::<Wide>) else { return };
         for unit in 0..BURST / UNIT {
             // SAFETY: within the burst.
             let to = unsafe { at.add(unit) };

@@ -188,7 +188,8 @@ impl Register {
         mmio_wc_start();
     }
 
-    /// As [`Register::publish`] and [`Register::store`].
+    /// As [`Register::publish`] and [`Register::store`]; what both do in their turn, in one closure-taking function, cost a post 24
+    /// instructions.
     #[inline(always)]
     fn store_short(&self, Short { record, post, block, burst, wide }: Short<'_>) {
         self.publish(record, post);
