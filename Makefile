@@ -32,9 +32,10 @@ setup: ## what building and testing need on this host (Debian packages), install
 build: ## target/holdfast: libholdfast.so, its six plug-in names, the holdfast command, the native bed
 	@tests/setup build
 	$(CARGO) build --release --features tools --package holdfast --package holdfast-sim
+	CARGO_TARGET_DIR=$(TARGET)/provider $(CARGO) provider
 	@mkdir -p $(OUT)
 	@# Replaced, not overwritten: a program may have the old ones mapped.
-	@install -m 755 -T $(TARGET)/release/libholdfast.so $(OUT)/.new && mv -f $(OUT)/.new $(OUT)/libholdfast.so
+	@install -m 755 -T $(TARGET)/provider/release/libholdfast.so $(OUT)/.new && mv -f $(OUT)/.new $(OUT)/libholdfast.so
 	@install -m 755 -T $(TARGET)/release/libholdfast_sim.so $(OUT)/.new && mv -f $(OUT)/.new $(OUT)/libholdfast_sim.so
 	@install -m 755 -T $(TARGET)/release/holdfast $(OUT)/.new && mv -f $(OUT)/.new $(OUT)/holdfast
 	@for n in $(NUMBERS); do ln -sfn libholdfast.so $(OUT)/libholdfast-rdmav$$n.so; done
@@ -88,7 +89,7 @@ bench: build ## stock against holdfast on the native bed, taking turns (ROWS='po
 	@tests/setup native
 ifneq ($(BARE),no)
 	@# Once more, without what the death of a device takes: to know what that costs.
-	RUSTFLAGS='--cfg holdfast_bare' $(CARGO) build --quiet --release --package holdfast --target-dir $(TARGET)/bare
+	CARGO_TERM_QUIET=true RUSTFLAGS='--cfg holdfast_bare' CARGO_TARGET_DIR=$(TARGET)/bare $(CARGO) provider
 	@mkdir -p $(TARGET)/bench/bare && install -m 755 $(TARGET)/bare/release/libholdfast.so $(TARGET)/bench/bare
 	@for n in $(NUMBERS); do ln -sfn libholdfast.so $(TARGET)/bench/bare/libholdfast-rdmav$$n.so; done
 endif

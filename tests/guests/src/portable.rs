@@ -32,37 +32,45 @@ pub(crate) fn build() -> Result<PathBuf> {
     let dir = dir()?;
     let build = dir.join("build");
     fs::create_dir_all(&build).with_context(|| format!("creating {}", build.display()))?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(paths::checkout()?).args([
-        "build",
-        "--release",
-        "-p",
-        "holdfast",
-        "--features",
-        "tools",
-        "--lib",
-        "--bins",
-        "--test",
-        UAPI_LIVE,
-        "--message-format=json-render-diagnostics",
-    ]);
-    cargo.args(["--target", TARGET, "--target-dir"]).arg(&build);
-    // RUSTFLAGS would win over the variable of the target.
-    cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").stdin(Stdio::null());
-    cargo.env(
-        "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",
-        link_flags(&oldest.fs(), &build.join("lib"))?,
-    );
-    let output = cargo.stderr(Stdio::inherit()).output().context("running cargo")?;
-    if !output.status.success() {
-        bail!("the portable build failed: {}", output.status);
-    }
-    let release = build.join(TARGET).join("release");
-    let live = executable(&String::from_utf8_lossy(&output.stdout), UAPI_LIVE)
+    let flags = link_flags(&oldest.fs(), &build.join("lib"))?;
+    let checkout = paths::checkout()?;
+    let cargo = |target_dir: &Path, args: &[&str]| -> Result<String> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        // Not by arguments, which `cargo provider` would hand on to the compiler.
+        cargo.current_dir(&checkout).args(args).env("CARGO_TARGET_DIR", target_dir);
+        cargo.env("CARGO_BUILD_TARGET", TARGET).stdin(Stdio::null());
+        // RUSTFLAGS would win over the variable of the target.
+        cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", &flags);
+        let output = cargo.stderr(Stdio::inherit()).output().context("running cargo")?;
+        if !output.status.success() {
+            bail!("the portable build failed: cargo {}: {}", args.join(" "), output.status);
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let provider = build.join("provider");
+    cargo(&provider, &["provider"])?;
+    let built = cargo(
+        &build,
+        &[
+            "build",
+            "--release",
+            "-p",
+            "holdfast",
+            "--features",
+            "tools",
+            "--bins",
+            "--test",
+            UAPI_LIVE,
+            "--message-format=json-render-diagnostics",
+        ],
+    )?;
+    let release = |target_dir: &Path| target_dir.join(TARGET).join("release");
+    let live = executable(&built, UAPI_LIVE)
         .with_context(|| format!("cargo does not say where it built {UAPI_LIVE}"))?;
     let files = [
-        ("libholdfast.so", release.join("libholdfast.so")),
-        ("holdfast", release.join("holdfast")),
+        ("libholdfast.so", release(&provider).join("libholdfast.so")),
+        ("holdfast", release(&build).join("holdfast")),
         (UAPI_LIVE, live),
     ];
     for (name, built) in &files {
