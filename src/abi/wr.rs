@@ -561,6 +561,7 @@ impl<'a> UserBytes<'a> {
         put(1, get(4).to_le());
         let mut at = 12;
         while at + 16 <= len {
+            leave_rolled();
             put((at + 4) / 8, get(at).to_le());
             put((at + 4) / 8 + 1, get(at + 8).to_le());
             at += 16;
@@ -607,6 +608,7 @@ impl<'a> UserBytes<'a> {
         put(0, [(u64::from(u32::from_le(head)) | get(0) << 32).to_le(), get(4).to_le()]);
         let (mut at, mut unit) = (12, 1);
         while at + 16 <= len {
+            leave_rolled();
             put(unit, [get(at).to_le(), get(at + 8).to_le()]);
             (at, unit) = (at + 16, unit + 1);
         }
@@ -629,6 +631,13 @@ impl<'a> UserBytes<'a> {
             unsafe { core::ptr::copy_nonoverlapping(self.ptr, dst, self.len) };
         }
     }
+}
+
+/// Keeps a loop that takes two or three turns from being unrolled for many: 14 instructions of 282, of a post of 64 bytes.
+#[inline(always)]
+fn leave_rolled() {
+    // SAFETY: no instruction. The compiler does not unroll what might be a call.
+    unsafe { core::arch::asm!("", options(nomem, nostack, preserves_flags)) };
 }
 
 /// The bytes that an entry of an inline request names.
