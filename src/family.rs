@@ -418,6 +418,12 @@ pub trait SendBuilder: Send {
         let _ = bytes;
         false
     }
+    /// As [`SendBuilder::set_usual_inline_data`], of more bytes.
+    #[inline(always)]
+    fn set_most_inline_data(&mut self, bytes: UserBytes<'_>) -> bool {
+        let _ = bytes;
+        false
+    }
     /// `ibv_wr_set_inline_data` and `ibv_wr_set_inline_data_list`.
     fn set_inline_data(&mut self, data: &InlineData<'_>);
     /// `ibv_wr_set_xrc_srqn`.

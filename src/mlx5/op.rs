@@ -136,13 +136,14 @@ pub(super) fn set_of(ops: &Ops, form: Form) -> u16 {
     (0..).zip(ops).fold(0, |set, (opcode, op)| if op.has(without) { set } else { set | 1 << opcode })
 }
 
-/// The operation of `IBV_WR_*` `opcode`, of those that connected queues post singly.
-pub(super) const fn single(opcode: u32) -> Op {
+/// The operation of `IBV_WR_*` `opcode`, on a connected queue, of those without a bind.
+pub(super) const fn of(opcode: u32) -> Op {
     match opcode {
         IBV_WR_RDMA_WRITE => Op::WRITE,
         IBV_WR_RDMA_WRITE_WITH_IMM => Op::WRITE_IMM,
         IBV_WR_SEND => Op::SEND,
         IBV_WR_SEND_WITH_IMM => Op::SEND_IMM,
+        IBV_WR_SEND_WITH_INV => Op::SEND_INV,
         IBV_WR_RDMA_READ => Op::READ,
         IBV_WR_ATOMIC_CMP_AND_SWP => Op::CMP_SWP,
         IBV_WR_ATOMIC_FETCH_AND_ADD => Op::FETCH_ADD,

@@ -82,6 +82,13 @@ impl Slot {
         // ORDER: Relaxed, as in `note_id`.
         self.meta.store(meta.pack(), Ordering::Relaxed);
     }
+
+    /// Notes that the next WQE begins at `next`, and leaves the rest.
+    #[inline(always)]
+    pub(super) fn note_next(&self, next: u16) {
+        // ORDER: Relaxed, as in `note_id`.
+        self.note(Meta { next, ..Meta::unpack(self.meta.load(Ordering::Relaxed)) });
+    }
 }
 
 /// How far posts came that were kept, once there were any, of 16 bits; until then the doorbell record says it.

@@ -59,6 +59,8 @@ pub(super) struct Producer {
     usual_ops: &'static Ops,
     /// The same, as a bit for each `IBV_WR_*`, for [`Producer::post_single`]: none but on connected queues.
     singles: u16,
+    /// The same, of those that the `ibv_wr_*` functions know: on connected queues, and for UD.
+    pub(super) builds: u16,
     /// Work requests that a queue takes whose gate is closed.
     max_post: u32,
     /// The gate is closed: the device is told nothing any more.
@@ -151,7 +153,7 @@ pub(super) fn put_inline(
 pub(super) fn put_sges(ring: &SendRing, unit: u32, sges: &[ibv_sge]) -> u32 {
     let mut count = 0;
     for sge in sges.iter().filter(|sge| sge.length != 0) {
-        ring.blocks.units().put(unit.wrapping_add(count), wqe::data(sge.length, sge.lkey, sge.addr));
+        ring.blocks.units().put_wide(unit.wrapping_add(count), wqe::data(sge.length, sge.lkey, sge.addr));
         count += 1;
     }
     count
@@ -211,6 +213,7 @@ impl Producer {
             ops: ops_of(shape.transport),
             usual_ops: &op::NO_OPS,
             singles: 0,
+            builds: 0,
             qpn_ds: shape.qpn << 8,
             max_sge: shape.max_sge,
             max_inline: shape.max_inline,
@@ -218,7 +221,7 @@ impl Producer {
             max_burst: [if shape.prefer_bf { max_burst } else { 0 }, max_burst],
             max_post: shape.max_post,
             silent: false,
-            builder: Builder::default(),
+            builder: Builder::NEW,
         };
         producer.set_common(if shape.sq_sig_all { wqe::ctrl_flags(wqe::CTRL_CQ_UPDATE) } else { 0 });
         producer
@@ -228,7 +231,7 @@ impl Producer {
     pub(super) fn reset(&mut self) {
         (self.post, self.head, self.tail) = (0, FIRST, FIRST);
         self.set_common(self.common() & !PENDING);
-        self.builder = Builder::default();
+        self.builder = Builder::NEW;
     }
 
     /// What every WQE has, and what the next one alone.
@@ -243,7 +246,9 @@ impl Producer {
         self.flags = wqe::SEND_FLAGS.map(|flags| common | flags);
         self.usual_ops = if self.max_sge == 0 || common & PENDING != 0 { &op::NO_OPS } else { self.ops };
         let without = if self.atomics { Form::empty() } else { Form::ATOMIC };
-        self.singles = if self.transport > transport::UC { 0 } else { op::set_of(self.usual_ops, without) };
+        let usual = op::set_of(self.usual_ops, without);
+        self.singles = if self.transport > transport::UC { 0 } else { usual };
+        self.builds = if self.transport == transport::XRC { 0 } else { usual };
     }
 
     /// Whether a further work request may be posted. The limit is 0 where none may: it closes the queue.
@@ -308,11 +313,24 @@ impl Producer {
         next
     }
 
-    /// [`Producer::close`] of the queue's next WQE: it is posted.
+    /// Writes the control segment of the queue's next WQE, of `ds` units, whose block and slot these are, by one store, and what is noted of
+    /// it; its half with the flags is `flags`. It is posted: the block behind it.
     #[inline(always)]
-    pub(super) fn close_next(&mut self, block: Block<'_>, slot: &Slot, op: Op, ds: u32) {
-        self.post = self.close(self.post, self.head, block, slot, op, ds);
-        self.head = self.head.wrapping_add(1);
+    pub(super) fn close_next(
+        &mut self,
+        (block, slot): (Block<'_>, &Slot),
+        wr_id: u64,
+        op: Op,
+        ds: u32,
+        flags: u64,
+    ) -> u32 {
+        let (post, head) = (self.post, self.head);
+        block.put_wide(0, [wqe::ctrl_place(op.code(), post as u16, self.qpn_ds | ds), flags]);
+        let next = post.wrapping_add(wqe::blocks(ds));
+        (self.post, self.head) = (next, head.wrapping_add(1));
+        slot.note_id(wr_id);
+        slot.note(Meta { head, next: next as u16, noted: op.noted() });
+        next
     }
 
     /// Units of the only WQE of a list that BlueFlame shall have; 0: the doorbell alone.
@@ -478,12 +496,11 @@ impl Producer {
                 None => put_sges(ring, unit, sges),
             };
         }
-        block.put_half::<1>(self.flags(wr.send_flags(), imm));
+        let flags = self.flags(wr.send_flags(), imm);
         if op.has(Form::UMR) {
             self.fence_next();
         }
-        slot.note_id(wr.wr_id());
-        self.close_next(block, slot, op, ds);
+        self.close_next((block, slot), wr.wr_id(), op, ds, flags);
         Ok(ds)
     }
 
@@ -514,17 +531,11 @@ impl Producer {
 
     /// Whether a further work request may be posted behind the `head` so far, as far as a look tells that calls nothing.
     #[inline(always)]
-    fn has_room(&mut self, ring: &SendRing, head: u32, limit: u32) -> bool {
+    pub(super) fn has_room(&mut self, ring: &SendRing, head: u32, limit: u32) -> bool {
         if head.wrapping_sub(self.tail) >= limit {
             self.tail = ring.tail();
         }
         head.wrapping_sub(self.tail) < limit
-    }
-
-    /// The same, of an operation that waits for no bind before it.
-    #[inline(always)]
-    pub(super) fn has_usual_room(&mut self, ring: &SendRing) -> bool {
-        self.common() & PENDING == 0 && self.has_room(ring, self.head, ring.gate.limit())
     }
 
     /// Posts one work request `OPCODE`, of a connected queue, whose data are `single`. Otherwise, and where there seems to be no room,
@@ -540,7 +551,7 @@ impl Producer {
         wr: SendWr<'_>,
         single: Single<'_>,
     ) -> Posted {
-        let op = const { op::single(OPCODE) };
+        let op = const { op::of(OPCODE) };
         let post = self.post;
         if !self.takes_single(ring, OPCODE) {
             return Posted::Not;
@@ -612,7 +623,7 @@ impl Producer {
     /// Writes all of the queue's next WQE but its data, which end it at `ds` units, by whole units; it is posted. The block behind it.
     #[inline(always)]
     fn end_single(&mut self, ring: &SendRing, block: Block<'_>, wr: SendWr<'_>, op: Op, ds: u32) -> u32 {
-        let (post, head) = (self.post, self.head);
+        let post = self.post;
         if op.has(Form::ATOMIC) {
             let atomic = wr.atomic();
             block.put_wide(1, wqe::raddr(atomic.remote_addr, atomic.rkey));
@@ -623,13 +634,7 @@ impl Producer {
         }
         let imm = if op.has(Form::IMM) { wr.imm_data() } else { 0 };
         let flags = self.usual_flags(wr.send_flags()) | wqe::ctrl_imm(imm);
-        block.put_wide(0, [wqe::ctrl_place(op.code(), post as u16, self.qpn_ds | ds), flags]);
-        let next = post.wrapping_add(wqe::blocks(ds));
-        let slot = ring.slot(post);
-        slot.note_id(wr.wr_id());
-        slot.note(Meta { head, next: next as u16, noted: op.noted() });
-        (self.post, self.head) = (next, head.wrapping_add(1));
-        next
+        self.close_next((block, ring.slot(post)), wr.wr_id(), op, ds, flags)
     }
 
     /// Posts one work request, of any kind that takes no call. Otherwise, and where there is no room, nothing was done.
@@ -702,7 +707,7 @@ impl Producer {
     /// for 4 instructions more.
     #[inline(always)]
     fn build_run<'a, const OPCODE: u32, const INLINE: bool>(&self, rows: Rows<'_>, mut at: At<'a>) -> At<'a> {
-        let op = const { op::single(OPCODE) };
+        let op = const { op::of(OPCODE) };
         if self.singles & 1 << OPCODE == 0 {
             return at;
         }

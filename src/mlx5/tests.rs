@@ -1023,7 +1023,7 @@ fn post_both<const OPCODE: u32>(
     wr.opcode = OPCODE;
     // SAFETY: a valid request that outlives its use.
     let one = unsafe { SendWrs::from_ptr(&raw mut wr) }.only().unwrap();
-    let (data, own) = (single(one).unwrap(), op::single(OPCODE).units() as usize * 16);
+    let (data, own) = (single(one).unwrap(), op::of(OPCODE).units() as usize * 16);
     let len = match data {
         Single::Entry(_) => own + 16,
         Single::Entries(_) => own + 32,

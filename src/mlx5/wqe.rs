@@ -75,7 +75,7 @@ const fn be(first: u32, second: u32) -> u64 {
 /// 8 bits, the WQE's length in units.
 #[inline(always)]
 pub(super) const fn ctrl_place(opcode: u8, index: u16, qpn_ds: u32) -> u64 {
-    be((index as u32) << 8 | opcode as u32, qpn_ds)
+    ((index as u64) << 40 | (opcode as u64) << 32 | qpn_ds as u64).to_be()
 }
 
 /// The other half: `fm_ce_se`.
@@ -103,6 +103,12 @@ const fn half(first: u32, second: u32) -> u64 {
 /// Units of a WQE, from the first 8 bytes of its control segment.
 pub(super) const fn ds_of(ctrl: u64) -> u32 {
     u64::from_be(ctrl) as u32 & 0x3f
+}
+
+/// The first 8 bytes of a control segment, of a WQE of `ds` units in place of what it has.
+#[inline(always)]
+pub(super) const fn ctrl_with(ctrl: u64, ds: u32) -> u64 {
+    (u64::from_be(ctrl) & !0x3f | ds as u64).to_be()
 }
 
 /// Opcode of a WQE, from the first 8 bytes of its control segment.

@@ -1189,12 +1189,23 @@ unsafe extern "C" fn wr_set_inline_data<F: Family>(qp: *mut ibv_qp_ex, addr: *mu
         let data = unsafe { UserBytes::new(addr.cast_const().cast(), length) };
         sq.set_inline_data(&InlineData::one(data));
     }
+    /// What is longer than usual, but needs no call: a function of its own, as for posts.
+    #[inline(never)]
+    unsafe extern "C" fn most<F: Family>(qp: *mut ibv_qp_ex, addr: *mut c_void, length: size_t) {
+        // SAFETY: the caller's word: `length` bytes, readable until the call returns.
+        let data = unsafe { UserBytes::new(addr.cast_const().cast(), length) };
+        // SAFETY: the caller's word.
+        if addr.is_null() || !unsafe { held::<F>(qp) }.set_most_inline_data(data) {
+            // SAFETY: as above.
+            unsafe { any::<F>(qp, addr, length) }
+        }
+    }
     // SAFETY: the caller's word: `length` bytes, readable until the call returns.
     let data = unsafe { UserBytes::new(addr.cast_const().cast(), length) };
     // SAFETY: the caller's word.
     if addr.is_null() || !unsafe { held::<F>(qp) }.set_usual_inline_data(data) {
         // SAFETY: as above.
-        unsafe { any::<F>(qp, addr, length) }
+        unsafe { most::<F>(qp, addr, length) }
     }
 }
 
