@@ -20,8 +20,10 @@ use crate::hw::dma::Block;
 /// Work requests between `ibv_wr_start` and `ibv_wr_complete`.
 #[derive(Debug)]
 pub(super) struct Builder {
-    /// Where the queue stood at start: `post`, `head`, `common`.
-    saved: (u32, u32, u64),
+    /// Where the queue stood at start: `post`, `head`.
+    saved: (u32, u32),
+    /// What every WQE had then, where that may have changed since.
+    common: Option<u64>,
     last: Last,
     /// Why nothing counts any more, in that state.
     failed: Errno,
@@ -99,7 +101,8 @@ impl Plain {
 }
 
 impl Builder {
-    pub(super) const NEW: Builder = Builder { saved: (0, 0, 0), last: Last::NONE, failed: Errno::EINVAL };
+    pub(super) const NEW: Builder =
+        Builder { saved: (0, 0), common: None, last: Last::NONE, failed: Errno::EINVAL };
 
     /// The first error is the one that counts.
     fn fail(&mut self, errno: Errno) {
@@ -130,10 +133,17 @@ impl Producer {
         }
     }
 
+    /// What every WQE has may be about to change.
+    fn keep_common(&mut self) {
+        let common = self.common();
+        self.builder.common.get_or_insert(common);
+    }
+
     fn forget(&mut self) {
-        let (post, head, common) = self.builder.saved;
-        (self.post, self.head) = (post, head);
-        self.set_common(common);
+        (self.post, self.head) = self.builder.saved;
+        if let Some(common) = self.builder.common.take() {
+            self.set_common(common);
+        }
         self.builder.last = Last::NONE;
     }
 
@@ -162,6 +172,7 @@ impl Producer {
             block.put(prefix + 1, operands);
         }
         let own = u32::from(remote.is_some()) + u32::from(operands.is_some());
+        self.keep_common();
         let flags = self.flags(wr_flags, imm);
         self.begin(ring, block, wr_id, op::of(opcode), flags, prefix + own);
     }
@@ -192,6 +203,7 @@ impl Producer {
     fn umr(&mut self, ring: &SendRing, (wr_id, wr_flags): (u64, u32), op: Op, key: u32, bind: &Bind) {
         // Behind the control segment alone: nothing of an XRC WQE but this.
         let count = put_bind(ring, wqe::unit(self.post, 1), bind);
+        self.keep_common();
         let flags = self.flags(wr_flags, key.to_be());
         self.begin(ring, ring.blocks.at(self.post), wr_id, op, flags, 1 + count);
         self.fence_next();
@@ -258,7 +270,7 @@ impl SendQueue {
         let (Some(ring), Some(register)) = (&self.owner.send, &self.register) else { return false };
         let count = producer.head.wrapping_sub(producer.builder.saved.1);
         let Last { at, state, ds, inline, .. } = producer.builder.last;
-        if state != State::Ended || count == 0 || producer.silent {
+        if state != State::Ended || count == 0 || producer.silent || producer.builder.common.is_some() {
             return false;
         }
         let burst = if count == 1 { producer.burst(u32::from(ds), inline) } else { 0 };
@@ -277,7 +289,7 @@ impl SendBuilder for SendQueue {
     #[inline(always)]
     fn start(&mut self) {
         let producer = &mut self.producer;
-        let saved = (producer.post, producer.head, producer.common());
+        let saved = (producer.post, producer.head);
         (producer.builder.saved, producer.builder.last) = (saved, Last::NONE);
     }
 
@@ -418,6 +430,7 @@ impl SendBuilder for SendQueue {
             return Err(if ring.is_none_or(takes_none) { Errno::EINVAL } else { errno });
         }
         let Some(ring) = ring else { return Ok(false) };
+        producer.builder.common = None;
         producer.end_open(ring);
         let count = producer.head.wrapping_sub(producer.builder.saved.1);
         if count != 0 {
