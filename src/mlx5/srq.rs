@@ -176,12 +176,13 @@ impl Inner {
             return false;
         }
         let index = self.index(head);
+        // First, for which the request itself is not needed any more: no register is saved.
+        self.note(index, wr.wr_id());
         let at = (u32::from(index) << self.log_units) + 1;
         self.units.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
         if max_sge > 1 {
             self.units.put(at + 1, wqe::DATA_END);
         }
-        self.note(index, wr.wr_id());
         let head = head.wrapping_add(1);
         list.head = head;
         self.publish_open(head);
