@@ -155,7 +155,7 @@ impl Inner {
         self.note(index, wr.wr_id());
         let mut at = (u32::from(index) << self.log_units) + 1;
         for sge in sges {
-            self.units.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
+            self.units.put(at, wqe::entry(sge));
             at += 1;
         }
         if sges.len() < self.max_sge as usize {
@@ -179,7 +179,7 @@ impl Inner {
         // First, for which the request itself is not needed any more: no register is saved.
         self.note(index, wr.wr_id());
         let at = (u32::from(index) << self.log_units) + 1;
-        self.units.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
+        self.units.put(at, wqe::entry(sge));
         if max_sge > 1 {
             self.units.put(at + 1, wqe::DATA_END);
         }
@@ -203,7 +203,7 @@ impl Inner {
             }
             let index = self.index(head);
             let at = (u32::from(index) << log_units) + 1;
-            units.put(at, wqe::data(sge.length, sge.lkey, sge.addr));
+            units.put(at, wqe::entry(sge));
             if max_sge > 1 {
                 units.put(at + 1, wqe::DATA_END);
             }

@@ -5,6 +5,8 @@
 //! wraps around at the ring's end. Each number is big-endian. The layouts are those of `<infiniband/mlx5dv.h>`, which a test
 //! compiles.
 
+use crate::abi::public::ibv_sge;
+
 /// 16 bytes, in memory order.
 pub(super) type Unit = [u64; 2];
 
@@ -132,6 +134,13 @@ pub(super) const fn atomic(swap_add: u64, compare: u64) -> Unit {
 #[inline(always)]
 pub(super) const fn data(byte_count: u32, lkey: u32, addr: u64) -> Unit {
     [be(byte_count, lkey), addr.to_be()]
+}
+
+/// The data segment of `sge`, from memory: its length and key are next to each other there, too, and come by one load.
+#[inline(always)]
+pub(super) const fn entry(sge: &ibv_sge) -> Unit {
+    let both = sge.length as u64 | (sge.lkey as u64) << 32;
+    [both.rotate_left(32).to_be(), sge.addr.to_be()]
 }
 
 /// The data segment that ends a list shorter than the WQE has room for.
