@@ -461,9 +461,7 @@ impl Blocks {
     #[inline(always)]
     #[must_use]
     pub fn at(&self, index: u32) -> Block<'_> {
-        let view = self.view();
-        fetch(view.base.as_ptr().cast(), view.offset(index.wrapping_add(AHEAD)));
-        view.at(index)
+        self.view().at_fetched(index)
     }
 
     /// The block at `index`, which [`Blocks::at`] told the place of before.
@@ -498,6 +496,14 @@ impl<'a> BlockView<'a> {
         // SAFETY: D2, D6: the masked index of a multiple of 4 is that of the first of four units.
         let base = unsafe { self.base.byte_add(self.offset(index)) };
         Block { base, blocks: PhantomData }
+    }
+
+    /// The block at `index`, to be written, as [`Blocks::at`].
+    #[inline(always)]
+    #[must_use]
+    pub fn at_fetched(self, index: u32) -> Block<'a> {
+        fetch(self.base.as_ptr().cast(), self.offset(index.wrapping_add(AHEAD)));
+        self.at(index)
     }
 
     /// Bytes in front of the block at `index`.

@@ -347,7 +347,7 @@ pub(super) struct Rows<'a> {
 impl<'a> Place<'a> for Rows<'a> {
     #[inline(always)]
     fn block(self, at: u32) -> Block<'a> {
-        self.blocks.at(at)
+        self.blocks.at_fetched(at)
     }
 
     #[inline(always)]
