@@ -1098,6 +1098,136 @@ fn a_single_post_leaves_what_any_post_does() {
     each(wr(&mut [SGE; 2], 0), Posted::Not);
 }
 
+/// Builds one work request by what is usual, as far as that takes it, and on another queue by what takes all: the same has to be in both
+/// queues, and in their registers. `data`: an entry, or so many bytes of inline data.
+fn build_both((old, new, bf): (&TestQp, &TestQp, Memory), turn: usize, op: SendOp, data: Option<usize>) {
+    let bytes: Vec<u8> = (1..=255).collect();
+    let (inline, flags) = (|len| UserBytes::from_slice(&bytes[..len]), turn as u32 & 7);
+    let before = old.db.be32(4) as usize;
+    let mut sq = new.qp.send_queue().lock();
+    sq.start();
+    assert!(sq.usual_operation(turn as u64, flags, op));
+    match data {
+        None => assert!(sq.set_usual_sge(SGE)),
+        Some(len) => {
+            assert_eq!(sq.set_usual_inline_data(inline(len)), (1..=12).contains(&len));
+            if !(1..=12).contains(&len) {
+                assert_eq!(sq.set_most_inline_data(inline(len)), len != 0);
+            }
+        }
+    }
+    // What is left open here, one without data, is no usual one's to complete.
+    let usual = sq.complete_usual() || sq.complete_most();
+    assert_eq!(usual, data != Some(0));
+    assert_eq!(if usual { Ok(false) } else { sq.complete() }, Ok(false));
+    drop(sq);
+    let mut sq = old.qp.send_queue().lock();
+    sq.start();
+    sq.operation(turn as u64, flags, op);
+    match data {
+        None => sq.set_sge(SGE),
+        Some(len) => sq.set_inline_data(&InlineData::one(inline(len))),
+    }
+    assert_eq!(sq.complete(), Ok(false));
+    drop(sq);
+    assert_eq!(old.db.be32(4), new.db.be32(4));
+    let at = before * 64;
+    // Behind the data is whatever was there.
+    let units = old.sq.be32(at + 4) as usize & 0x3f;
+    let len = units * 16 - data.map_or(0, |len| (len + 4).next_multiple_of(16) - (len + 4)) % 12;
+    let seen = |qp: &TestQp| qp.sq.bytes(at, len);
+    assert_eq!(seen(old), seen(new), "{op:?}, {data:?}");
+    let register =
+        |at: usize| bf.bytes(at + turn % 2 * HALF, if matches!(data, Some(1..)) { len } else { 8 });
+    assert_eq!(register(0x800), register(0xa00), "{op:?}, {data:?}");
+}
+
+#[test]
+fn what_is_usual_is_built_as_all_is() {
+    // BlueFlame for inline data only.
+    let mut world = world(resp(), Env { prefer_bf: false, ..env() });
+    let cq = world.cq(255, 0);
+    let cap = ibv_qp_cap { max_send_wr: 128, ..CAP };
+    let old = world.qp(&cq, IBV_QPT_RC, cap, None);
+    let bf = world.bf.recv().unwrap();
+    let new = World::qp_with(&mut world, &cq, IBV_QPT_RC, cap, None, &Pd::default(), false);
+    let (rkey, remote_addr) = (0x5060, 0x1020_3040);
+    let ops = [
+        SendOp::Send,
+        SendOp::SendImm { imm_data: 7 },
+        SendOp::SendInv { invalidate_rkey: 8 },
+        SendOp::Write { rkey, remote_addr },
+        SendOp::WriteImm { rkey, remote_addr, imm_data: 9 },
+        SendOp::Read { rkey, remote_addr },
+        SendOp::CmpSwp { rkey, remote_addr, compare: 1, swap: 2 },
+        SendOp::FetchAdd { rkey, remote_addr, add: 3 },
+    ];
+    let mut turn = 0;
+    for op in ops {
+        let most = new.cap.max_inline_data as usize;
+        for data in [None, Some(0), Some(1), Some(8), Some(12), Some(13), Some(28), Some(44), Some(most)] {
+            build_both((&old, &new, bf), turn, op, data);
+            turn += 1;
+        }
+    }
+    assert_eq!((old.qp.outstanding().len(), new.qp.outstanding().len()), (turn, turn));
+}
+
+#[test]
+fn what_waits_for_an_invalidation_is_remembered_through_builds_and_forgotten_with_them() {
+    let mut world = World::plain();
+    let cq = world.cq(63, 0);
+    let qp = world.qp(&cq, IBV_QPT_RC, ibv_qp_cap { max_send_wr: 32, ..CAP }, None);
+    let invalidate = SendOp::LocalInv { invalidate_rkey: 8 };
+    let mut sq = qp.qp.send_queue().lock();
+    let complete = |sq: &mut SendQueue| {
+        assert!(sq.complete_usual() || sq.complete_most() || sq.complete() == Ok(false));
+    };
+    // Whether the next send waits, by the flags of its WQE.
+    let waits = |sq: &mut SendQueue| {
+        let at = qp.db.be32(4) as usize;
+        sq.start();
+        sq.operation(1, 0, SendOp::Send);
+        sq.set_sge(SGE);
+        complete(sq);
+        qp.sq.be32(at * 64 + 8) & 0xe0 != 0
+    };
+    let invalidates = |sq: &mut SendQueue| {
+        sq.start();
+        sq.operation(2, 0, invalidate);
+        complete(sq);
+    };
+    let gives_up = |sq: &mut SendQueue| {
+        sq.start();
+        sq.operation(3, 0, invalidate);
+        sq.abort();
+    };
+    gives_up(&mut sq);
+    assert!(!waits(&mut sq), "there was no invalidation");
+    invalidates(&mut sq);
+    sq.start();
+    sq.abort();
+    assert!(waits(&mut sq));
+    assert!(!waits(&mut sq));
+    invalidates(&mut sq);
+    // Takes the wait, and gives it back.
+    sq.start();
+    sq.operation(1, 0, SendOp::Send);
+    sq.abort();
+    assert!(waits(&mut sq));
+    invalidates(&mut sq);
+    assert!(waits(&mut sq));
+    invalidates(&mut sq);
+    sq.start();
+    sq.abort();
+    assert!(waits(&mut sq), "what the build before the last one began with is forgotten");
+    invalidates(&mut sq);
+    assert!(waits(&mut sq));
+    sq.start();
+    sq.abort();
+    assert!(!waits(&mut sq), "the same, of one that was completed as usual");
+}
+
 #[test]
 fn a_register_that_others_ring_too_is_told_of_a_post_in_its_turn() {
     let mut world = world(resp(), Env { total_uuars: 2, low_lat_uuars: 0, ..env() });
