@@ -207,7 +207,7 @@ impl Driver {
     }
 
     pub(super) fn free_cq(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
-        let Some(Object::Cq(cq)) = self.contexts.get(&id).and_then(|context| context.objects.get(&handle))
+        let Some(Object::Cq(cq)) = self.contexts.get(&id).and_then(|context| context.objects.get(handle))
         else {
             return Ok(());
         };

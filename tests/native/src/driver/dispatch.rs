@@ -61,7 +61,7 @@ impl Driver {
 
     fn object(&self, at: Option<&(ContextId, u32)>) -> Option<&Object> {
         let (id, handle) = at?;
-        self.contexts.get(id)?.objects.get(handle)
+        self.contexts.get(id)?.objects.get(*handle)
     }
 
     fn completed(&self, device: usize, number: u32) {

@@ -67,7 +67,7 @@ impl Driver {
     }
 
     pub(super) fn free_pd(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
-        let Some(Object::Pd(pd)) = self.contexts.get(&id).and_then(|context| context.objects.get(&handle))
+        let Some(Object::Pd(pd)) = self.contexts.get(&id).and_then(|context| context.objects.get(handle))
         else {
             return Ok(());
         };
@@ -162,7 +162,7 @@ impl Driver {
         }
         let device = self.device_of(id)?;
         let context = self.context(id)?;
-        let Some(Object::Mr(mr)) = context.objects.get(&request.mr_handle) else {
+        let Some(Object::Mr(mr)) = context.objects.get(request.mr_handle) else {
             return Err(Errno(libc::EINVAL));
         };
         let (old_key, mut new) = (
@@ -190,7 +190,7 @@ impl Driver {
 
     pub(super) fn query_mr(&mut self, id: ContextId, attrs: &mut Attrs) -> Result<(), Errno> {
         let handle = attrs.handle(attr::QUERY_MR_HANDLE)?;
-        let Some(Object::Mr(mr)) = self.context(id)?.objects.get(&handle) else {
+        let Some(Object::Mr(mr)) = self.context(id)?.objects.get(handle) else {
             return Err(Errno(libc::ENOENT));
         };
         let (key, length, iova) = (mr.key, mr.length, mr.iova);
@@ -233,7 +233,7 @@ impl Driver {
     }
 
     pub(super) fn free_key(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
-        let key = match self.contexts.get(&id).and_then(|context| context.objects.get(&handle)) {
+        let key = match self.contexts.get(&id).and_then(|context| context.objects.get(handle)) {
             Some(Object::Mr(mr)) => mr.key,
             Some(Object::Mw(mw)) => mw.key,
             _ => return Ok(()),

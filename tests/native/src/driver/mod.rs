@@ -143,28 +143,28 @@ impl Context {
     }
 
     fn pd(&self, handle: u32) -> Result<&memory::Pd, Errno> {
-        match self.objects.get(&handle) {
+        match self.objects.get(handle) {
             Some(Object::Pd(pd)) => Ok(pd),
             _ => Err(Errno(libc::ENOENT)),
         }
     }
 
     fn cq(&self, handle: u32) -> Result<&Cq, Errno> {
-        match self.objects.get(&handle) {
+        match self.objects.get(handle) {
             Some(Object::Cq(cq)) => Ok(cq),
             _ => Err(Errno(libc::ENOENT)),
         }
     }
 
     fn srq(&self, handle: u32) -> Result<&Srq, Errno> {
-        match self.objects.get(&handle) {
+        match self.objects.get(handle) {
             Some(Object::Srq(srq)) => Ok(srq),
             _ => Err(Errno(libc::ENOENT)),
         }
     }
 
     fn xrcd(&self, handle: u32) -> Result<&xrc::Xrcd, Errno> {
-        match self.objects.get(&handle) {
+        match self.objects.get(handle) {
             Some(Object::Xrcd(xrcd)) => Ok(xrcd),
             _ => Err(Errno(libc::ENOENT)),
         }
@@ -612,7 +612,7 @@ impl Driver {
     fn destroy(&mut self, id: ContextId, kind: u16, handle: u32, missing: i32) -> Result<Vec<u8>, Errno> {
         let context = self.contexts.get_mut(&id).ok_or(Errno(libc::EIO))?;
         let (gone, device) = (context.gone, context.device);
-        let object = context.objects.get(&handle).filter(|object| kind_of(object) == kind);
+        let object = context.objects.get(handle).filter(|object| kind_of(object) == kind);
         let object = object.ok_or(Errno(missing))?;
         if !gone {
             if context.is_used(handle, object) {
@@ -632,7 +632,8 @@ impl Driver {
             return;
         }
         let device = context.device;
-        let mut left: Vec<u32> = context.objects.keys().rev().copied().collect();
+        let mut left: Vec<u32> = context.objects.iter().map(|(handle, _)| handle).collect();
+        left.reverse();
         // An object that something else still uses has its turn again; nobody waits for a device that does not answer.
         self.forcing = true;
         loop {
@@ -646,14 +647,14 @@ impl Driver {
         // One that the device would not give up keeps no hold on memory that the program now has back.
         let objects = self.contexts.get(&id).map(|context| &context.objects);
         let stuck =
-            objects.into_iter().flat_map(|objects| left.iter().filter_map(|handle| objects.get(handle)));
+            objects.into_iter().flat_map(|objects| left.iter().filter_map(|handle| objects.get(*handle)));
         let ranges: Vec<_> = stuck.flat_map(ranges_of).collect();
         self.release(device, &ranges);
     }
 
     /// As [`Driver::take_down`], with what the program can see of it.
     fn take_away(&mut self, id: ContextId, device: usize, handle: u32, finals: usize) -> Result<(), Errno> {
-        match self.contexts.get(&id).and_then(|context| context.objects.get(&handle)) {
+        match self.contexts.get(&id).and_then(|context| context.objects.get(handle)) {
             Some(Object::Events(kind, file)) => {
                 if let Some(file) = file.upgrade() {
                     match kind {
@@ -673,7 +674,7 @@ impl Driver {
 
     /// The device's part of a destroy.
     fn take_down(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
-        let Some(object) = self.contexts.get(&id).and_then(|context| context.objects.get(&handle)) else {
+        let Some(object) = self.contexts.get(&id).and_then(|context| context.objects.get(handle)) else {
             return Ok(());
         };
         match kind_of(object) {
@@ -789,13 +790,13 @@ impl Context {
 
     /// A queue pair and one of its completion queues, for the null engine.
     pub(crate) fn with_cq(&mut self, qp: u32, receive: bool) -> Option<(&mut Qp, &mut Cq)> {
-        let Some(Object::Qp(found)) = self.objects.get(&qp) else { return None };
+        let Some(Object::Qp(found)) = self.objects.get(qp) else { return None };
         let cq = if receive { found.receive_cq } else { found.send_cq }?;
         let mut parts = (None, None);
         for (handle, object) in self.objects.iter_mut() {
             match object {
-                Object::Qp(object) if *handle == qp => parts.0 = Some(object),
-                Object::Cq(object) if *handle == cq => parts.1 = Some(object),
+                Object::Qp(object) if handle == qp => parts.0 = Some(object),
+                Object::Cq(object) if handle == cq => parts.1 = Some(object),
                 _ => {}
             }
         }
@@ -804,7 +805,7 @@ impl Context {
 
     /// The shared receive queue of a queue pair, likewise.
     pub(crate) fn srq_of(&mut self, qp: u32) -> Option<&mut Srq> {
-        let Some(Object::Qp(found)) = self.objects.get(&qp) else { return None };
+        let Some(Object::Qp(found)) = self.objects.get(qp) else { return None };
         let srq = found.srq?;
         match self.objects.get_mut(srq) {
             Some(Object::Srq(srq)) => Some(srq),

@@ -1,17 +1,33 @@
 //! The objects of a context by their handles, and how many others need each: counted, as a kernel does, so that to destroy one does not
-//! take longer where there are many.
+//! take longer where there are many. And found by their place, as in a kernel's array of handles: in a tree whose nodes are merged and
+//! filled up the cost of one depended on how many others there had been, so that two providers were charged differently for the same.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Deref;
 
 use super::Object;
+
+/// Handles to a page.
+const PLACES: u32 = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
-    by_handle: BTreeMap<u32, Object>,
+    /// Pages of handles, of which each has an object.
+    pages: BTreeMap<u32, Page>,
     /// Of those that anything needs.
     users: HashMap<u32, usize>,
+}
+
+/// The objects of handles that follow one another.
+#[derive(Debug)]
+struct Page {
+    places: Box<[Option<Object>; PLACES as usize]>,
+    taken: u32,
+}
+
+/// The page of a handle, and the place in it.
+fn place_of(handle: u32) -> (u32, usize) {
+    (handle / PLACES, (handle % PLACES) as usize)
 }
 
 /// The handles of what an object needs; that of a CQ twice, where a queue pair has it for both of its queues.
@@ -34,11 +50,23 @@ impl Objects {
         for needed in needs(&object) {
             *self.users.entry(needed).or_default() += 1;
         }
-        self.by_handle.insert(handle, object);
+        let (page, place) = place_of(handle);
+        let empty = || Page { places: Box::new([const { None }; PLACES as usize]), taken: 0 };
+        let page = self.pages.entry(page).or_insert_with(empty);
+        if let Some(place) = page.places.get_mut(place) {
+            *place = Some(object);
+            page.taken += 1;
+        }
     }
 
     pub(super) fn remove(&mut self, handle: u32) -> Option<Object> {
-        let object = self.by_handle.remove(&handle)?;
+        let (number, place) = place_of(handle);
+        let page = self.pages.get_mut(&number)?;
+        let object = page.places.get_mut(place)?.take()?;
+        page.taken -= 1;
+        if page.taken == 0 {
+            self.pages.remove(&number);
+        }
         for needed in needs(&object) {
             if let Some(users) = self.users.get_mut(&needed) {
                 *users -= 1;
@@ -52,8 +80,12 @@ impl Objects {
 
     /// Drops the event files that the program closed: nothing needs one.
     pub(super) fn forget_closed_files(&mut self) {
-        self.by_handle
-            .retain(|_, object| !matches!(object, Object::Events(_, file) if file.strong_count() == 0));
+        let closed = |object: &Object| matches!(object, Object::Events(_, file) if file.strong_count() == 0);
+        let found: Vec<u32> =
+            self.iter().filter(|(_, object)| closed(object)).map(|(handle, _)| handle).collect();
+        for handle in found {
+            self.remove(handle);
+        }
     }
 
     /// Whether another object needs this one.
@@ -61,21 +93,34 @@ impl Objects {
         self.users.contains_key(&handle)
     }
 
+    pub(super) fn get(&self, handle: u32) -> Option<&Object> {
+        let (page, place) = place_of(handle);
+        self.pages.get(&page)?.places.get(place)?.as_ref()
+    }
+
     /// To be changed, but for what it needs.
     pub(super) fn get_mut(&mut self, handle: u32) -> Option<&mut Object> {
-        self.by_handle.get_mut(&handle)
+        let (page, place) = place_of(handle);
+        self.pages.get_mut(&page)?.places.get_mut(place)?.as_mut()
+    }
+
+    /// All, the oldest first, with their handles.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Object)> {
+        let places =
+            self.pages.iter().flat_map(|(page, Page { places, .. })| (page * PLACES..).zip(places.iter()));
+        places.filter_map(|(handle, object)| Some((handle, object.as_ref()?)))
     }
 
     /// As [`Objects::get_mut`].
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&u32, &mut Object)> {
-        self.by_handle.iter_mut()
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Object)> {
+        let places = self
+            .pages
+            .iter_mut()
+            .flat_map(|(page, Page { places, .. })| (page * PLACES..).zip(places.iter_mut()));
+        places.filter_map(|(handle, object)| Some((handle, object.as_mut()?)))
     }
-}
 
-impl Deref for Objects {
-    type Target = BTreeMap<u32, Object>;
-
-    fn deref(&self) -> &BTreeMap<u32, Object> {
-        &self.by_handle
+    pub(super) fn values(&self) -> impl Iterator<Item = &Object> {
+        self.iter().map(|(_, object)| object)
     }
 }

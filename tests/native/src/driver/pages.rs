@@ -152,7 +152,7 @@ impl Driver {
     }
 
     pub(super) fn free_uar(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
-        let object = self.contexts.get(&id).and_then(|context| context.objects.get(&handle));
+        let object = self.contexts.get(&id).and_then(|context| context.objects.get(handle));
         let Some(Object::Uar(uar)) = object else { return Ok(()) };
         let command = Command::of(op::DEALLOC_UAR, uar.page);
         self.execute(device, &command, 16).map(drop)

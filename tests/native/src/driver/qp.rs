@@ -238,7 +238,7 @@ impl Driver {
     /// A queue pair by its handle, opened once more or its first time.
     pub(super) fn qp(&mut self, id: ContextId, handle: u32) -> Result<&mut Qp, Errno> {
         let device = self.device_of(id)?;
-        let shared = match self.context(id)?.objects.get(&handle) {
+        let shared = match self.context(id)?.objects.get(handle) {
             Some(Object::Shared(shared)) => Some(shared.number),
             _ => None,
         };
@@ -300,7 +300,7 @@ impl Driver {
     }
 
     pub(super) fn free_qp(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
-        let (number, ranges) = match self.contexts.get(&id).and_then(|context| context.objects.get(&handle)) {
+        let (number, ranges) = match self.contexts.get(&id).and_then(|context| context.objects.get(handle)) {
             Some(Object::Qp(qp)) => (qp.number, qp.ranges()),
             Some(Object::Shared(shared)) => (shared.number, Vec::new()),
             _ => return Ok(()),
@@ -308,10 +308,9 @@ impl Driver {
         // One that others opened, too, lives on until the last of them closes it. A device that came back numbers anew.
         let contexts = self.contexts.iter().filter(|(_, context)| context.device == device && !context.gone);
         let objects = contexts.flat_map(|(owner, context)| {
-            context.objects.iter().map(move |(known, object)| ((*owner, *known), object))
+            context.objects.iter().map(move |(known, object)| ((*owner, known), object))
         });
-        let mut others = objects.filter(|(at, _)| *at != (id, handle));
-        let used = others.any(|(_, object)| match object {
+        let used = objects.filter(|(at, _)| *at != (id, handle)).any(|(_, object)| match object {
             Object::Qp(qp) => qp.number == number,
             Object::Shared(shared) => shared.number == number,
             _ => false,

@@ -207,7 +207,7 @@ impl Driver {
     }
 
     pub(super) fn free_srq(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
-        let object = self.contexts.get(&id).and_then(|context| context.objects.get(&handle));
+        let object = self.contexts.get(&id).and_then(|context| context.objects.get(handle));
         let Some(Object::Srq(srq)) = object else { return Ok(()) };
         let opcode = if srq.is_xrc { op::DESTROY_XRC_SRQ } else { op::DESTROY_RMP };
         let (command, ranges) = (Command::of(opcode, srq.number), srq.ranges);

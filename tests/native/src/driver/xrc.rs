@@ -85,7 +85,7 @@ impl Driver {
     }
 
     pub(super) fn free_xrcd(&mut self, id: ContextId, device: usize, handle: u32) -> Result<(), Errno> {
-        let object = self.contexts.get(&id).and_then(|context| context.objects.get(&handle));
+        let object = self.contexts.get(&id).and_then(|context| context.objects.get(handle));
         let Some(Object::Xrcd(xrcd)) = object else { return Ok(()) };
         let (number, file) = (xrcd.number, xrcd.file);
         if let Some(file) = file
@@ -108,7 +108,7 @@ impl Driver {
         let file = context.default_async.clone().unwrap_or_default();
         let home = self.by_qpn.get(&(device, request.qpn)).copied();
         let same_domain = home.is_some_and(|(home, handle)| {
-            self.contexts.get(&home).is_some_and(|context| match context.objects.get(&handle) {
+            self.contexts.get(&home).is_some_and(|context| match context.objects.get(handle) {
                 Some(Object::Qp(qp)) if qp.kind == qp_type::XRC_TGT => qp
                     .xrcd
                     .and_then(|handle| context.xrcd(handle).ok())
