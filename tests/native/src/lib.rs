@@ -11,7 +11,7 @@
 //!   process, too, as the kernel's drivers drive those of a guest.
 //! * `engine`: the thread that has the devices work; `net`: the wire to other processes; `clock`: what programs read of it.
 //! * `null`: the engine that walks queues when told to, and does nothing else.
-//! * `c`: the functions of `include/holdfast_sim.h`.
+//! * `heap`: memory of its own; `c`: the functions of `include/holdfast_sim.h`.
 //!
 //! One lock holds all objects; a command, a look of the engine and a fault each take it once.
 
@@ -23,6 +23,7 @@ mod driver;
 mod engine;
 mod event;
 mod files;
+mod heap;
 mod net;
 mod netlink;
 mod next;
