@@ -304,7 +304,7 @@ impl Mlx5 {
         env: Env,
     ) -> Result<Opened<Mlx5>, Error> {
         let uars = Uars::new(fd, &resp, &env)?;
-        let clock = clock::Clock::open(fd, &resp);
+        let clock = clock::Clock::of(fd, &resp);
         // What is only asked later decides then; a device that does not answer now has no atomics.
         let atomics = uapi::device::query_device(fd).is_ok_and(|resp| resp.atomic_cap != 0);
         let port = |number: u16| match uapi::device::query_port(fd, number as u8) {
