@@ -379,6 +379,9 @@ pub trait Arm: Send + Sync {
     /// What the kernel said, where it is asked.
     fn arm(&self, fd: CmdFd, handle: Handle, solicited_only: bool) -> Result<(), Errno>;
 
+    /// The context's.
+    fn life(&self) -> &Life;
+
     /// A poll would find nothing; false also where only a poll can tell. It spares an empty poll the lock.
     fn finds_nothing(&self) -> bool {
         false

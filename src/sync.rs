@@ -159,16 +159,23 @@ struct History {
     last: usize,
     row: u32,
     /// How often it was taken from an owner: the mark of the next.
-    revoked: usize,
+    revoked: u32,
 }
+
+/// Where a lock begins: at the start of a cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Line;
 
 /// A lock around `T`; see the module.
 ///
-/// Its line is its own: two threads with a lock each would slow each other down threefold where one ends and the next begins. And what
-/// everybody reads first, but nobody writes once it is shared, is first, what is written by all who take it last.
+/// Its line is its own: two threads with a lock each would slow each other down threefold where one ends and the next begins. (Not so of
+/// one that is made by [`SpinLock::among`].) And what everybody reads first, but nobody writes once it is shared, is first, what is
+/// written by all who take it last.
 #[derive(Debug)]
-#[repr(C, align(64))]
-pub struct SpinLock<T> {
+#[repr(C)]
+pub struct SpinLock<T, L = Line> {
+    at: [L; 0],
     owner: AtomicUsize,
     value: UnsafeCell<T>,
     history: UnsafeCell<History>,
@@ -209,18 +216,18 @@ impl Model {
 }
 
 // SAFETY: L2 gives one thread at a time the value and the history, so `T: Send` is all that sharing needs.
-unsafe impl<T: Send> Sync for SpinLock<T> {}
+unsafe impl<T: Send, L> Sync for SpinLock<T, L> {}
 
 /// The lock held; given back when dropped.
 #[derive(Debug)]
-pub struct Guard<'a, T> {
-    lock: &'a SpinLock<T>,
+pub struct Guard<'a, T, L = Line> {
+    lock: &'a SpinLock<T, L>,
 }
 
 /// The lock held by its mark; given back when dropped.
 #[derive(Debug)]
-pub struct Marked<'a, T> {
-    lock: &'a SpinLock<T>,
+pub struct Marked<'a, T, L = Line> {
+    lock: &'a SpinLock<T, L>,
     mark: &'a AtomicBool,
 }
 
@@ -232,7 +239,21 @@ impl<T> SpinLock<T> {
 
     /// An open lock around `value` that locks as `locking` says.
     pub fn with(locking: Locking, value: T) -> SpinLock<T> {
+        SpinLock::at(locking, value)
+    }
+}
+
+impl<T> SpinLock<T, ()> {
+    /// An open lock around `value` that shares its line with what is beside it: with what its users write all the same.
+    pub fn among(value: T) -> SpinLock<T, ()> {
+        SpinLock::at(Locking::YES, value)
+    }
+}
+
+impl<T, L> SpinLock<T, L> {
+    fn at(locking: Locking, value: T) -> SpinLock<T, L> {
         SpinLock {
+            at: [],
             owner: AtomicUsize::new(if locking.0 { SHARED } else { UNLOCKED }),
             marks: [(); MARK + 1].map(|()| AtomicBool::new(false)),
             taken: AtomicBool::new(false),
@@ -245,27 +266,27 @@ impl<T> SpinLock<T> {
 
     /// For models: with owners, from the first time that somebody takes it.
     #[cfg(all(test, loom))]
-    pub(crate) fn with_owners(mut self) -> SpinLock<T> {
+    pub(crate) fn with_owners(mut self) -> SpinLock<T, L> {
         self.model.owners = true;
         self
     }
 
     /// Takes the lock until the guard is dropped.
     #[inline(always)]
-    pub fn lock(&self) -> Guard<'_, T> {
+    pub fn lock(&self) -> Guard<'_, T, L> {
         self.acquire();
         Guard { lock: self }
     }
 
     /// Takes the lock if that costs next to nothing: this thread owns it, or it does not lock.
     #[inline(always)]
-    pub fn lock_own(&self) -> Option<Marked<'_, T>> {
+    pub fn lock_own(&self) -> Option<Marked<'_, T, L>> {
         let mark = self.mark()?;
         Some(Marked { lock: self, mark })
     }
 
     /// Takes the lock if nobody has it, this thread included; without locking, unless it is in use.
-    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+    pub fn try_lock(&self) -> Option<Guard<'_, T, L>> {
         // ORDER: Relaxed: only a look, and nothing of the value is looked at.
         if self.marked(self.owner.load(Ordering::Relaxed)).load(Ordering::Relaxed) {
             return None;
@@ -284,7 +305,7 @@ impl<T> SpinLock<T> {
     }
 
     /// Takes the lock if it is given back within `wait`: whoever holds it may be the application, between two calls.
-    pub fn lock_within(&self, wait: Duration) -> Option<Guard<'_, T>> {
+    pub fn lock_within(&self, wait: Duration) -> Option<Guard<'_, T, L>> {
         let start = Instant::now();
         loop {
             if let Some(guard) = self.try_lock() {
@@ -472,12 +493,12 @@ impl<T> SpinLock<T> {
             (history.last, history.row) = (own, 0);
         }
         #[cfg(not(loom))]
-        let owns = history.row >= row(history.revoked) && BARRIER.get().is_some();
+        let owns = history.row >= row(history.revoked as usize) && BARRIER.get().is_some();
         #[cfg(loom)]
         let owns = self.model.owners;
-        if owns && history.revoked <= REVOCATIONS {
+        if owns && history.revoked as usize <= REVOCATIONS {
             // ORDER: Relaxed: this thread alone may use it, and others see it behind the Release below.
-            self.owner.store(own | history.revoked, Ordering::Relaxed);
+            self.owner.store(own | history.revoked as usize, Ordering::Relaxed);
         }
         self.give_back();
     }
@@ -516,7 +537,7 @@ impl<T> SpinLock<T> {
     }
 }
 
-impl<T> Deref for Guard<'_, T> {
+impl<T, L> Deref for Guard<'_, T, L> {
     type Target = T;
 
     #[inline(always)]
@@ -526,7 +547,7 @@ impl<T> Deref for Guard<'_, T> {
     }
 }
 
-impl<T> DerefMut for Guard<'_, T> {
+impl<T, L> DerefMut for Guard<'_, T, L> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: L2: this guard holds the lock, and `&mut self` is the only way through it.
@@ -534,7 +555,7 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-impl<T> Drop for Guard<'_, T> {
+impl<T, L> Drop for Guard<'_, T, L> {
     #[inline(always)]
     fn drop(&mut self) {
         // SAFETY: the guard is the proof that this thread holds the lock; it is gone after this.
@@ -542,7 +563,7 @@ impl<T> Drop for Guard<'_, T> {
     }
 }
 
-impl<T> Marked<'_, T> {
+impl<T, L> Marked<'_, T, L> {
     /// Keeps the lock: [`SpinLock::release`] has to follow.
     #[inline(always)]
     pub fn keep(self) {
@@ -550,7 +571,7 @@ impl<T> Marked<'_, T> {
     }
 }
 
-impl<T> Deref for Marked<'_, T> {
+impl<T, L> Deref for Marked<'_, T, L> {
     type Target = T;
 
     #[inline(always)]
@@ -560,7 +581,7 @@ impl<T> Deref for Marked<'_, T> {
     }
 }
 
-impl<T> DerefMut for Marked<'_, T> {
+impl<T, L> DerefMut for Marked<'_, T, L> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: L2: this guard has the lock, and `&mut self` is the only way through it.
@@ -568,7 +589,7 @@ impl<T> DerefMut for Marked<'_, T> {
     }
 }
 
-impl<T> Drop for Marked<'_, T> {
+impl<T, L> Drop for Marked<'_, T, L> {
     #[inline(always)]
     fn drop(&mut self) {
         self.lock.unmark(self.mark);

@@ -10,21 +10,16 @@ use super::life::Life;
 #[derive(Debug, Default)]
 pub struct Flush {
     /// The queue that gave the last one: a queue is emptied before the next is asked.
-    at: usize,
-    /// [`Life::kept`] before the walk that found nothing.
-    empty: Option<u64>,
+    at: u32,
+    /// [`Life::kept`] before the walk that found nothing, and 1 more; 0: there was none. (As bytes, which leave no gap: each CQ has one.)
+    empty: [u8; 8],
 }
 
 impl Flush {
     /// The next completion of `queues` queues: `take` asks one of them.
-    pub fn next<T>(
-        &mut self,
-        life: &Life,
-        queues: usize,
-        mut take: impl FnMut(usize) -> Option<T>,
-    ) -> Option<T> {
-        let kept = life.kept();
-        if self.empty == Some(kept) {
+    pub fn next<T>(&mut self, life: &Life, queues: u32, mut take: impl FnMut(u32) -> Option<T>) -> Option<T> {
+        let kept = (life.kept() + 1).to_ne_bytes();
+        if self.empty == kept {
             return None;
         }
         for _ in 0..queues {
@@ -36,7 +31,7 @@ impl Flush {
             }
             self.at += 1;
         }
-        self.empty = Some(kept);
+        self.empty = kept;
         None
     }
 
@@ -64,8 +59,10 @@ mod tests {
             let mut given: Vec<Vec<u32>> = vec![Vec::new(); owed.len()];
             let mut flush = Flush::default();
             let mut drain = |owed: &mut Vec<std::collections::VecDeque<u32>>, given: &mut Vec<Vec<u32>>| {
-                let count = owed.len();
-                while let Some((at, wr)) = flush.next(&life, count, |at| Some((at, owed[at].pop_front()?))) {
+                let count = owed.len() as u32;
+                while let Some((at, wr)) =
+                    flush.next(&life, count, |at| Some((at as usize, owed[at as usize].pop_front()?)))
+                {
                     given[at].push(wr);
                 }
                 let mut asked = false;

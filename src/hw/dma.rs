@@ -67,6 +67,11 @@ impl Beside {
         let start = unsafe { self.memory.start.add(self.offset) };
         NonNull::slice_from_raw_parts(start, self.len)
     }
+
+    /// What keeps them.
+    pub(super) fn into_memory(self) -> Arc<Memory> {
+        self.memory
+    }
 }
 
 // SAFETY: as for [`Map`]: an address, and nothing is read or written through it here.
@@ -736,6 +741,12 @@ impl Entries {
     #[must_use]
     pub fn pages(&self) -> &Arc<Pages> {
         &self.memory.pages
+    }
+
+    /// Its memory, for whoever does not look at it any more.
+    #[must_use]
+    pub fn into_memory(self) -> Arc<Memory> {
+        self.memory
     }
 
     /// The completion at `index`.

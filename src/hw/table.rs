@@ -2,13 +2,14 @@
 //!
 //! Invariants of [`Table`]:
 //! - T1: `first` is the first of `mask + 1` values, a power of two: where `is_static`, one of which only shared references are made,
-//!   else values that the table owns, of a boxed slice, or, where `beside` is there, in what that stands for.
+//!   else values that the table owns, of a boxed slice, or, where `beside` is there, in what the [`Beside`] stood for that it was in.
 #![allow(unsafe_code, reason = "reaches a place by a masked index, without a test that it is one")]
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use std::sync::Arc;
 
-use super::dma::Beside;
+use super::dma::{Beside, Memory};
 use crate::error::Errno;
 
 /// A table of a power of two of `T`, whose indices wrap around: every index is a place, so that none is tested.
@@ -19,7 +20,7 @@ pub struct Table<T> {
     first: NonNull<T>,
     mask: u32,
     is_static: bool,
-    beside: Option<Beside>,
+    beside: Option<Arc<Memory>>,
 }
 
 // SAFETY: T1: it owns its values, as a box does.
@@ -68,7 +69,12 @@ impl<T> Table<T> {
         if !count.is_power_of_two() || bytes.len() < Table::<T>::bytes(count) {
             return Err(Errno::ERANGE);
         }
-        Ok(Table { first: bytes.cast(), mask: count - 1, is_static: false, beside: Some(beside) })
+        Ok(Table {
+            first: bytes.cast(),
+            mask: count - 1,
+            is_static: false,
+            beside: Some(beside.into_memory()),
+        })
     }
 
     /// As without loom, whose atomics are more than their bytes.

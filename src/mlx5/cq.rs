@@ -20,7 +20,7 @@ use crate::family::{self, CompletionQueue, Head, Next};
 use crate::ha::flush::Flush;
 use crate::ha::life::Life;
 use crate::hw::barrier::{udma_from_device_barrier, udma_to_device_barrier};
-use crate::hw::dma::{Consumer, Entries};
+use crate::hw::dma::{Consumer, Entries, Memory};
 use crate::hw::table::{Table, View};
 use crate::log;
 use crate::uapi::{CmdFd, Handle};
@@ -180,13 +180,11 @@ pub struct Cq {
     owners: Owners,
     /// `ibv_start_poll`'s current completion.
     current: Current,
-    /// Time stamps in nanoseconds come from here; `None` where the device itself gives them so.
-    clock: Option<Arc<Clock>>,
     /// An entry that cannot be believed was reported: once is enough.
     reported: bool,
-    /// Once the device is gone: the walk round the queues, and the entries that it wrote, which are not looked at any more.
+    /// Once the device is gone: the walk round the queues, and the memory that it wrote, which is not looked at any more.
     flush: Flush,
-    left: Option<Entries>,
+    left: Option<Arc<Memory>>,
 }
 
 /// What those who poll a CQ have in common with those who arm it: one allocation and one count, since each of them is a fiftieth of
@@ -197,6 +195,8 @@ struct Shared {
     consumer: Consumer,
     dbrec: Dbrec,
     life: Arc<Life>,
+    /// Time stamps in nanoseconds come from here; `None` where the device itself gives them so.
+    clock: Option<Arc<Clock>>,
 }
 
 /// A completion that `ibv_wc_read_*` tell of.
@@ -235,6 +235,11 @@ impl family::Arm for Arm {
         self.shared.dbrec.record.store::<ARM_DB>(word);
         self.doorbell.arm(word, self.cqn);
         Ok(())
+    }
+
+    #[inline(always)]
+    fn life(&self) -> &Life {
+        &self.shared.life
     }
 
     #[inline(always)]
@@ -478,14 +483,13 @@ impl Cq {
         clock: Option<Arc<Clock>>,
         life: Arc<Life>,
     ) -> Cq {
-        let shared = Arc::new(Shared { consumer: Consumer::new(&entries), dbrec, life });
+        let shared = Arc::new(Shared { consumer: Consumer::new(&entries), dbrec, life, clock });
         Cq {
             entries,
             shared,
             by_uidx,
             owners: Owners::new(),
             current: Current::default(),
-            clock,
             reported: false,
             flush: Flush::default(),
             left: None,
@@ -842,7 +846,7 @@ impl Cq {
         let own = Entries::new(1, 64, self.entries.pages())?;
         Cq::prepare(&own);
         self.shared.consumer.hide();
-        self.left = Some(core::mem::replace(&mut self.entries, own));
+        self.left = Some(core::mem::replace(&mut self.entries, own).into_memory());
         self.shared.consumer.set(0);
         self.current = Current::default();
         Ok(true)
@@ -850,7 +854,7 @@ impl Cq {
 
     fn next_flushed(&mut self) -> Option<Flushed> {
         let places = &self.owners.places;
-        self.flush.next(&self.shared.life, places.len() as usize, |at| places.at(at as u32).flush())
+        self.flush.next(&self.shared.life, places.len(), |at| places.at(at).flush())
     }
 
     /// What an empty poll of a device that is gone finds.
@@ -1079,7 +1083,7 @@ impl CompletionQueue for Cq {
 
     fn completion_wallclock_ns(&self) -> u64 {
         let cycles = self.current().timestamp();
-        self.clock.as_ref().map_or(cycles, |clock| clock.nanoseconds(cycles))
+        self.shared.clock.as_ref().map_or(cycles, |clock| clock.nanoseconds(cycles))
     }
 
     fn cvlan(&self) -> u16 {

@@ -48,7 +48,7 @@ impl Pool {
         let page = pages.get_mut(at).ok_or(Errno::ENOMEM)?;
         let place = page.free.pop().ok_or(Errno::ENOMEM)?;
         let record = Record::new(&page.memory, usize::from(place) * self.stride)?;
-        Ok(Dbrec { record, page: page.memory.address(0), place, pool: self.clone() })
+        Ok(Dbrec { record, place, pool: self.clone() })
     }
 
     /// Records of a page.
@@ -56,9 +56,11 @@ impl Pool {
         PAGE / self.stride
     }
 
+    /// The record at `address`, the `place`th of its page, has no owner any more.
     fn give_back(&self, address: u64, place: u16) {
+        let start = address - u64::from(place) * self.stride as u64;
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(at) = pages.iter().position(|page| page.memory.address(0) == address) else { return };
+        let Some(at) = pages.iter().position(|page| page.memory.address(0) == start) else { return };
         let Some(page) = pages.get_mut(at) else { return };
         page.free.push(place);
         // One that nobody has a record of is kept for the next one who wants one.
@@ -73,14 +75,13 @@ impl Pool {
 #[derive(Debug)]
 pub(super) struct Dbrec {
     pub(super) record: Record,
-    page: u64,
     place: u16,
     pool: Arc<Pool>,
 }
 
 impl Drop for Dbrec {
     fn drop(&mut self) {
-        self.pool.give_back(self.page, self.place);
+        self.pool.give_back(self.record.address(), self.place);
     }
 }
 

@@ -184,8 +184,8 @@ impl Cq {
 
     fn next_flushed(&mut self) -> Option<ibv_wc> {
         let owners = &self.owners;
-        self.flush.next(&self.life, owners.len(), |at| {
-            let owed = owners.get(at)?;
+        self.flush.next(&self.life, owners.len() as u32, |at| {
+            let owed = owners.get(at as usize)?;
             Some(family::flushed(owed.flush()?, owed.qp_num(), 0))
         })
     }

@@ -23,6 +23,7 @@ use crate::family::{
     self, Attached, CqRequest, Created, CreatedCq, Device, DriverCaps, Family, Opened, QpRequest, SrqRequest,
     Verbs,
 };
+use crate::ha::life::Life;
 use crate::hw::shared_queue::{Geometry, SharedQueue, Slot};
 use crate::log;
 use crate::sync::SpinLock;
@@ -90,11 +91,17 @@ const CAP_ATOMIC_WRITE: u64 = 1 << 40;
 
 /// Arms a CQ by a command: the queue itself has no place for it.
 #[derive(Debug)]
-pub struct Arm;
+pub struct Arm {
+    life: Arc<Life>,
+}
 
 impl family::Arm for Arm {
     fn arm(&self, fd: CmdFd, handle: Handle, solicited_only: bool) -> Result<(), Errno> {
         uapi::cq::req_notify(fd, handle, solicited_only)
+    }
+
+    fn life(&self) -> &Life {
+        &self.life
     }
 
     fn event(&self) {}
@@ -182,7 +189,12 @@ impl Family for Rxe {
         let made = uapi::cq::create(device.fd, &create, Udata::output(&mut resp)).step("create the CQ")?;
         let object = Cq::map(device.fd, resp.mi, device.life.clone())
             .inspect_err(|_| undo(uapi::cq::destroy(device.fd, made.handle)))?;
-        Ok(CreatedCq { handle: made.handle, queue: object, arm: Arm, cqe: made.cqe })
+        Ok(CreatedCq {
+            handle: made.handle,
+            queue: object,
+            arm: Arm { life: device.life.clone() },
+            cqe: made.cqe,
+        })
     }
 
     fn resize_cq(&self, device: &Device, cq: &mut Cq, handle: Handle, cqe: u32) -> Result<u32, Error> {

@@ -1,14 +1,16 @@
-//! `ibv_*` objects and ours: each C object of a holdfast context is the head of an [`Object`], whose body is ours.
+//! `ibv_*` objects and ours: each C object of a holdfast context is the head of an [`Object`], whose body is ours; that of a completion
+//! queue, whose head is longer or shorter as it was made, is the head of a [`Fronted`].
 //!
 //! Invariants:
 //! - O1: a pointer that libibverbs hands to a verb of family `F` was made by the create verb of the same family (libibverbs
-//!   dispatches by context), so it points at the `Object` with that head and body.
+//!   dispatches by context), so it points at the head of the `Object`, or the `Fronted`, with that head and body.
 //! - O2: an object lives from its create verb to its destroy verb; the application keeps the two apart from all other use
 //!   of it (the manual page of each destroy verb).
 //! - O3: the body is only reached through shared references; what changes in it is behind its own locks or atomics. The head
 //!   is C's: single fields are read and written through the pointer, and no reference to it is ever made.
 #![allow(unsafe_code, reason = "casts between C's objects and ours")]
 
+use core::mem::offset_of;
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
 
@@ -24,32 +26,64 @@ pub(crate) struct Object<H, B> {
     body: B,
 }
 
+/// A C object and, in front of it, what we keep with it: the body is found from the head whatever else is behind what all heads have.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Fronted<H, B> {
+    body: B,
+    head: H,
+}
+
+/// From the start of a [`Fronted`] to its head, which is the same for all heads.
+pub(crate) const fn front<H, B>() -> usize {
+    const { assert!(size_of::<B>().is_multiple_of(align_of::<H>())) };
+    size_of::<B>()
+}
+
 /// A new object whose head is zeroed and whose body is not there yet: its address is known before the kernel is asked.
 ///
 /// Freed on drop unless [`Fresh::finish`] made it whole.
 pub(crate) struct Fresh<H, B> {
-    object: NonNull<Object<H, B>>,
+    head: NonNull<H>,
+    body: NonNull<B>,
+    start: NonNull<u8>,
+    layout: Layout,
 }
 
 impl<H, B> Fresh<H, B> {
     const LAYOUT: Layout = Layout::new::<Object<H, B>>();
+    const FRONTED: Layout = Layout::new::<Fronted<H, B>>();
 
-    /// Memory for one object.
+    /// Memory for an [`Object`].
     pub(crate) fn new() -> Result<Fresh<H, B>, Error> {
+        Self::with(Self::LAYOUT, offset_of!(Object<H, B>, head), offset_of!(Object<H, B>, body))
+    }
+
+    /// Memory for a [`Fronted`].
+    pub(crate) fn fronted() -> Result<Fresh<H, B>, Error> {
+        const { assert!(front::<H, B>() == offset_of!(Fronted<H, B>, head)) };
+        Self::with(Self::FRONTED, front::<H, B>(), 0)
+    }
+
+    /// Memory as `layout` says, which has room for the head at `head` and for the body at `body`.
+    fn with(layout: Layout, head: usize, body: usize) -> Result<Fresh<H, B>, Error> {
         const { assert!(size_of::<H>() > 0) };
         // SAFETY: the layout is not empty.
-        let at = unsafe { alloc(Self::LAYOUT) };
-        let object: NonNull<Object<H, B>> =
-            NonNull::new(at.cast()).ok_or(Error::new("allocate the object", Errno::ENOMEM))?;
+        let at = unsafe { alloc(layout) };
+        let start = NonNull::new(at).ok_or(Error::new("allocate the object", Errno::ENOMEM))?;
+        // SAFETY: within what was allocated.
+        let head = unsafe { start.add(head) }.cast::<H>();
+        // SAFETY: as above.
+        let body = unsafe { start.add(body) }.cast();
         // The head alone: the body is written whole, and glibc's calloc passes by what its thread freed just now.
-        // SAFETY: allocated above; the head is at its start.
-        unsafe { object.cast::<H>().write_bytes(0, 1) };
-        Ok(Fresh { object })
+        // SAFETY: as above.
+        unsafe { head.write_bytes(0, 1) };
+        Ok(Fresh { head, body, start, layout })
     }
 
     /// The C object: zeroed, to be filled through this pointer.
     pub(crate) fn head(&self) -> *mut H {
-        self.object.as_ptr().cast()
+        self.head.as_ptr()
     }
 
     /// For `user_handle`: the kernel gives it back in events, where libibverbs takes it for the C object's address.
@@ -60,10 +94,8 @@ impl<H, B> Fresh<H, B> {
     /// Puts the body in and gives the object to C.
     pub(crate) fn finish(self, body: B) -> *mut H {
         let head = self.head();
-        // SAFETY: `object` is ours, valid and not shared yet.
-        let at = unsafe { &raw mut (*self.object.as_ptr()).body };
-        // SAFETY: as above; the old bytes are no value.
-        unsafe { at.write(body) };
+        // SAFETY: the body's place is ours, valid and not shared yet; the old bytes are no value.
+        unsafe { self.body.write(body) };
         let _ = std::mem::ManuallyDrop::new(self);
         head
     }
@@ -71,8 +103,8 @@ impl<H, B> Fresh<H, B> {
 
 impl<H, B> Drop for Fresh<H, B> {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, and never given away.
-        unsafe { dealloc(self.object.as_ptr().cast(), Self::LAYOUT) }
+        // SAFETY: allocated in `with` with this layout, and never given away.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }
 
@@ -110,6 +142,25 @@ pub(crate) unsafe fn drop_body<H, B>(head: *mut H) {
     let at = unsafe { &raw mut (*object).body };
     // SAFETY: O1, and the caller's word.
     unsafe { at.drop_in_place() };
+}
+
+/// Where the body in front of `head` is.
+#[inline(always)]
+pub(crate) fn in_front<H, B>(head: *mut H) -> *mut B {
+    // The head was never elsewhere: O1.
+    head.wrapping_byte_sub(front::<H, B>()).cast()
+}
+
+/// Ends the [`Fronted`] at `head`, as [`free`] does an object.
+///
+/// # Safety
+/// As for [`free`], and `H` is the head that it was made with.
+pub(crate) unsafe fn free_fronted<H, B>(head: *mut H) {
+    let body: *mut B = in_front(head);
+    // SAFETY: O1, and the caller's word that nobody else looks at it.
+    unsafe { body.drop_in_place() };
+    // SAFETY: allocated by `Fresh::fronted` with this layout.
+    unsafe { dealloc(body.cast(), Fresh::<H, B>::FRONTED) };
 }
 
 /// The pointer, or `EINVAL` for NULL.
@@ -191,7 +242,29 @@ mod tests {
     }
 
     #[test]
+    fn a_body_in_front_is_found_from_heads_of_any_length() {
+        fn made<H>(token: &Arc<()>) -> *mut H {
+            let fresh = Fresh::<H, Arc<()>>::fronted().unwrap();
+            assert_eq!(fresh.user_handle(), fresh.head() as u64);
+            fresh.finish(token.clone())
+        }
+        let token = Arc::new(());
+        let heads = (made::<ibv_cq>(&token), made::<ibv_cq_ex>(&token));
+        for head in [heads.0, heads.1.cast()] {
+            let body: *mut Arc<()> = in_front(head);
+            // SAFETY: made above.
+            assert!(Arc::ptr_eq(unsafe { &*body }, &token));
+        }
+        // SAFETY: made above; not used after.
+        unsafe { free_fronted::<ibv_cq, Arc<()>>(heads.0) };
+        // SAFETY: as above.
+        unsafe { free_fronted::<ibv_cq_ex, Arc<()>>(heads.1) };
+        assert_eq!(Arc::strong_count(&token), 1);
+    }
+
+    #[test]
     fn an_unfinished_object_leaves_nothing() {
         drop(Fresh::<ibv_qp_ex, String>::new().unwrap());
+        drop(Fresh::<ibv_cq, String>::fronted().unwrap());
     }
 }

@@ -410,7 +410,7 @@ pub(crate) unsafe extern "C" fn free_context<F: Family>(context: *mut ibv_contex
             match kind {
                 // SAFETY: a live object of this kind (it was in the list), and the context's user is gone.
                 Kind::Cq => unsafe {
-                    cast::drop_body::<ibv_cq_ex, super::cq::Cq<F>>(core::ptr::with_exposed_provenance_mut(at))
+                    core::ptr::with_exposed_provenance_mut::<super::cq::Cq<F>>(at).drop_in_place();
                 },
                 // SAFETY: as above.
                 Kind::Srq => unsafe {

@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "reads C's arguments and writes C's objects")]
 
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,33 +16,29 @@ use super::{events, guard, watch};
 use crate::abi::public::*;
 use crate::error::{Errno, Error, Step as _};
 use crate::family::{Arm as _, CompletionQueue as _, CqRequest, Family, Head, Next};
-use crate::ha::life::Life;
 use crate::sync::{Locking, SpinLock};
 use crate::uapi::wire::DestroyCqResp;
 use crate::uapi::{self, CmdFd, Handle};
 
-/// Our part of a CQ.
+/// Our part of a CQ: in front of C's ([`cast::Fronted`]), which is an `ibv_cq` unless it is extended.
 #[derive(Debug)]
 pub(crate) struct Cq<F: Family> {
     fd: CmdFd,
     handle: Handle,
     queue: SpinLock<F::Cq>,
     arm: F::Arm,
-    /// The context's.
-    life: Arc<Life>,
-    /// What events name it by.
-    user_handle: u64,
     channel: Option<Arc<Channel>>,
     /// The kernel's CQ was destroyed before the application destroyed this one.
     stopped: OnceLock<DestroyCqResp>,
+    /// Made by `ibv_create_cq_ex`.
+    extended: bool,
     /// One of the following; only of use once the device is dying.
-    armed: AtomicU32,
+    armed: AtomicU8,
     /// Held by a thread that is arming just now, and how many more there are.
-    arming: SpinLock<()>,
+    arming: SpinLock<(), ()>,
     arming_too: AtomicU32,
-    /// Events of ours that were given, and of any that were taken back unread.
+    /// Events of ours that were given.
     given: AtomicU32,
-    purged: AtomicU32,
     /// The application, until it destroys the CQ, and each QP and SRQ that completes here. A kernel that has lost its device
     /// lets the CQ be destroyed before them; its memory stays until they are gone too.
     users: AtomicU32,
@@ -53,13 +49,19 @@ pub(crate) struct Cq<F: Family> {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// No event was asked for, or since one was given at the end.
-const IDLE: u32 = 0;
+const IDLE: u8 = 0;
 /// The application may be owed an event.
-const ARMED: u32 = 1;
+const ARMED: u8 = 1;
 /// It was given at the end, and waits to be read.
-const SIGNALLED: u32 = 2;
+const SIGNALLED: u8 = 2;
 
 impl<F: Family> Cq<F> {
+    /// What events name it by: the address of C's.
+    fn user_handle(&self) -> u64 {
+        let at = core::ptr::from_ref(self).expose_provenance() + cast::front::<ibv_cq, Self>();
+        at as u64
+    }
+
     /// Whether no thread that began before the device was dying is arming. Asked after a barrier that every CPU passes.
     pub(crate) fn is_quiet(&self) -> bool {
         // ORDER: SeqCst, partner is `arm_any`: either that sees the device dying, or it is seen here.
@@ -75,7 +77,7 @@ impl<F: Family> Cq<F> {
         self.armed.compare_exchange(ARMED, SIGNALLED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         // ORDER: Relaxed, as in `wake`.
         self.given.fetch_add(1, Ordering::Relaxed);
-        Some(self.user_handle)
+        Some(self.user_handle())
     }
 
     /// Gives the event that is owed, if one is.
@@ -85,7 +87,7 @@ impl<F: Family> Cq<F> {
         fence(Ordering::SeqCst);
         // ORDER: AcqRel: of several that wake it one gives the event.
         let owed = self.armed.compare_exchange(ARMED, SIGNALLED, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if owed && channel.post(self.user_handle) {
+        if owed && channel.post(self.user_handle()) {
             // ORDER: Relaxed: counted before the destroy that reads it, which the caller excludes.
             self.given.fetch_add(1, Ordering::Relaxed);
         }
@@ -119,7 +121,7 @@ impl<F: Family> Cq<F> {
     /// Arms. The caller is counted as arming.
     #[inline(always)]
     fn arm(&self, solicited_only: bool) -> Result<(), Errno> {
-        let over = self.life.is_over();
+        let over = self.arm.life().is_over();
         // ORDER: Release, partner is the AcqRel in `wake`.
         self.armed.store(ARMED, Ordering::Release);
         if over { Ok(()) } else { self.arm.arm(self.fd, self.handle, solicited_only) }
@@ -133,7 +135,7 @@ impl<F: Family> Cq<F> {
         let Some(guard) = self.arming.lock_own() else { return false };
         let armed = self.arm(solicited_only).is_ok();
         drop(guard);
-        armed && !self.life.is_over()
+        armed && !self.arm.life().is_over()
     }
 
     /// Arms, whoever else does. Nobody waits here: a thread may arm while another polls or arms, or while it does so itself, in a
@@ -150,7 +152,7 @@ impl<F: Family> Cq<F> {
             self.arming_too.fetch_sub(1, Ordering::SeqCst);
             result
         };
-        if self.life.is_over() {
+        if self.arm.life().is_over() {
             self.arm_without_device();
         }
         result
@@ -161,11 +163,11 @@ impl<F: Family> Cq<F> {
     fn arm_without_device(&self) {
         // ORDER: SeqCst, partner is the fence in `wake`: either this thread sees the device gone, or it is seen to be armed there.
         fence(Ordering::SeqCst);
-        if !self.life.is_gone() {
+        if !self.arm.life().is_gone() {
             return;
         }
         // Before the look: a post that is kept meanwhile finds the sleeper.
-        self.life.sleep();
+        self.arm.life().sleep();
         // Where the queue is being polled just now, an event too many does no harm.
         if !watch::is_running() || self.queue.try_lock().is_none_or(|mut queue| queue.is_pending()) {
             self.wake();
@@ -196,8 +198,14 @@ pub(crate) unsafe fn release<F: Family>(cq: *mut ibv_cq) {
     // ORDER: AcqRel: the last user sees what the others did.
     // SAFETY: the caller's word.
     if unsafe { ours::<F>(cq) }.users.fetch_sub(1, Ordering::AcqRel) == 1 {
-        // SAFETY: nobody is left to use it.
-        unsafe { cast::free::<ibv_cq_ex, Cq<F>>(cq.cast()) };
+        // SAFETY: as above.
+        if unsafe { ours::<F>(cq) }.extended {
+            // SAFETY: nobody is left to use it, and so it was made.
+            unsafe { cast::free_fronted::<ibv_cq_ex, Cq<F>>(cq.cast()) };
+        } else {
+            // SAFETY: as above.
+            unsafe { cast::free_fronted::<ibv_cq, Cq<F>>(cq) };
+        }
     }
 }
 
@@ -213,19 +221,24 @@ pub(crate) unsafe fn queue_of<'a, F: Family>(cq: *mut ibv_cq) -> Option<&'a Spin
 #[inline(always)]
 unsafe fn ours<'a, F: Family>(cq: *mut ibv_cq) -> &'a Cq<F> {
     // SAFETY: the caller's word: a live CQ of family F.
-    unsafe { cast::body::<ibv_cq_ex, Cq<F>>(cq.cast()) }
+    unsafe { &*cast::in_front(cq) }
 }
 
-unsafe fn create<F: Family>(
+/// Makes a CQ whose C object is an `H`, an `ibv_cq` or more, which `dress` fills in beyond that.
+///
+/// # Safety
+/// `context` is an open context of family `F`; `H` is `ibv_cq`, or `ibv_cq_ex` where the CQ is to be `extended`.
+unsafe fn create<F: Family, H>(
     context: *mut ibv_context,
     request: CqRequest,
     extended: bool,
-) -> Result<*mut ibv_cq_ex, Error> {
+    dress: impl FnOnce(*mut H),
+) -> Result<*mut H, Error> {
     // SAFETY: the caller's word: an open context of family F.
     let cx = unsafe { context::for_creating::<F>(context) };
-    let fresh = Fresh::<ibv_cq_ex, Cq<F>>::new()?;
+    let fresh = Fresh::<H, Cq<F>>::fronted()?;
     cx.usable()?;
-    let head = fresh.head();
+    let head: *mut ibv_cq = fresh.head().cast();
     let request = CqRequest { user_handle: fresh.user_handle(), ..request };
     let created = cx.family.create_cq(&cx.device, &request)?;
     // SAFETY: ours until `finish`.
@@ -234,10 +247,7 @@ unsafe fn create<F: Family>(
     unsafe { (*head).handle = created.handle.0 };
     // SAFETY: as above.
     unsafe { (*head).cqe = created.cqe.try_into().unwrap_or(c_int::MAX) };
-    if extended {
-        // SAFETY: as above; nobody else has the address.
-        set_reads::<F>(unsafe { &mut *head }, request.wc_flags);
-    }
+    dress(fresh.head());
     // Where the queue may have to be taken off the kernel's memory the lock is needed whatever the application says.
     let single = request.flags & IBV_CREATE_CQ_ATTR_SINGLE_THREADED != 0 && !F::WAITS_FOR_USERS;
     let locking = if single || cx.family.is_single_threaded(None) {
@@ -253,18 +263,16 @@ unsafe fn create<F: Family>(
         handle: created.handle,
         queue,
         arm,
-        life: cx.device.life.clone(),
-        user_handle: request.user_handle,
         channel: request.channel.map(|fd| cx.channels.get(fd)),
         stopped: OnceLock::new(),
-        armed: AtomicU32::new(IDLE),
-        arming: SpinLock::new(()),
+        extended,
+        armed: AtomicU8::new(IDLE),
+        arming: SpinLock::among(()),
         arming_too: AtomicU32::new(0),
         given: AtomicU32::new(0),
-        purged: AtomicU32::new(0),
         users,
     });
-    cx.add(Kind::Cq, head);
+    cx.add(Kind::Cq, cast::in_front::<H, Cq<F>>(head));
     Ok(head)
 }
 
@@ -296,7 +304,7 @@ pub(crate) unsafe extern "C" fn create_cq<F: Family>(
             user_handle: 0,
         };
         // SAFETY: the caller's word.
-        unsafe { create::<F>(context, request, false) }.map(|cq| cq.cast())
+        unsafe { create::<F, ibv_cq>(context, request, false, |_| {}) }
     })
 }
 
@@ -328,8 +336,10 @@ pub(crate) unsafe extern "C" fn create_cq_ex<F: Family>(
             comp_vector: attr.comp_vector,
             user_handle: 0,
         };
+        // SAFETY: zeroed, and nobody else has the address.
+        let dress = |cq: *mut ibv_cq_ex| set_reads::<F>(unsafe { &mut *cq }, request.wc_flags);
         // SAFETY: the caller's word.
-        unsafe { create::<F>(context, request, true) }
+        unsafe { create::<F, ibv_cq_ex>(context, request, true, dress) }
     })
 }
 
@@ -386,14 +396,14 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
         let (destroyed, life) = (ours.destroy(), &cx.device.life);
         let reported = memory::counted(destroyed, life, "destroy the CQ")?;
         // From here on no event of it is given.
-        cx.remove(Kind::Cq, cq);
+        cx.remove(Kind::Cq, cast::in_front::<ibv_cq, Cq<F>>(cq));
+        let mut purged = 0;
         if let Some(channel) = &ours.channel {
-            // ORDER: Relaxed: nobody else destroys it.
-            ours.purged.fetch_add(channel.purge(ours.user_handle), Ordering::Relaxed);
+            purged = channel.purge(ours.user_handle());
             channel.leave();
         }
-        // ORDER: Relaxed, as above.
-        let given = ours.given.load(Ordering::Relaxed).wrapping_sub(ours.purged.load(Ordering::Relaxed));
+        // ORDER: Relaxed: nobody else destroys it.
+        let given = ours.given.load(Ordering::Relaxed).wrapping_sub(purged);
         let acknowledged = reported.is_some_and(|reported| {
             let comp = reported.comp_events_reported.wrapping_add(given);
             // SAFETY: libibverbs initialised the CQ after create_cq.
@@ -590,7 +600,7 @@ pub(crate) unsafe extern "C" fn poll_cq_and_look<F: Family>(
 #[inline(always)]
 unsafe fn ours_ex<'a, F: Family>(cq: *mut ibv_cq_ex) -> &'a Cq<F> {
     // SAFETY: the caller's word: a live CQ of family F.
-    unsafe { cast::body::<ibv_cq_ex, Cq<F>>(cq) }
+    unsafe { &*cast::in_front(cq) }
 }
 
 /// What the application reads of a completion by itself.
