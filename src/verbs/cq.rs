@@ -195,9 +195,11 @@ pub(crate) unsafe fn release<F: Family>(cq: *mut ibv_cq) {
     if cq.is_null() {
         return;
     }
-    // ORDER: AcqRel: the last user sees what the others did.
     // SAFETY: the caller's word.
-    if unsafe { ours::<F>(cq) }.users.fetch_sub(1, Ordering::AcqRel) == 1 {
+    let users = &unsafe { ours::<F>(cq) }.users;
+    // One user alone is the caller, and nobody else comes any more.
+    // ORDER: Acquire and AcqRel: the last user sees what the others did.
+    if users.load(Ordering::Acquire) == 1 || users.fetch_sub(1, Ordering::AcqRel) == 1 {
         // SAFETY: as above.
         if unsafe { ours::<F>(cq) }.extended {
             // SAFETY: nobody is left to use it, and so it was made.
