@@ -4,6 +4,7 @@
 //! * `live`: the address in an attribute is that of a buffer borrowed for the command's lifetime `'a`, of `len` bytes.
 //! * `way`: a buffer the kernel writes is borrowed mutably; the attribute's type in [`ids`] says which those are.
 //! * `plain`: buffers are bytes, valid for any value the kernel may leave.
+//! * `filled`: the first `num_attrs` attributes of a packet are there. The kernel reads the header, and does not write it.
 //!
 //! In unit tests (and under a fuzzer) the calls do not reach the system but a script: `twin`.
 #![allow(
@@ -26,6 +27,7 @@ use super::{CmdFd, Handle, Udata, ids};
 use crate::error::Errno;
 use core::ffi::CStr;
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use std::os::fd::RawFd;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -70,12 +72,30 @@ pub struct Fd(pub u16);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewFd(pub u16);
 
-/// What goes over the wire: header and attributes in one piece.
+/// What goes over the wire: header and attributes in one piece. (Room that is not used is not written: most commands have few, and 400
+/// bytes of zeroes were the longest way of a short one.)
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Packet {
     hdr: IoctlHdr,
-    attrs: [Attr; MAX_ATTRS],
+    attrs: [MaybeUninit<Attr>; MAX_ATTRS],
+}
+
+impl Packet {
+    /// Those that are there.
+    fn attrs(&self) -> &[Attr] {
+        let room = self.attrs.get(..usize::from(self.hdr.num_attrs)).unwrap_or_default();
+        // SAFETY: `filled`.
+        unsafe { core::slice::from_raw_parts(room.as_ptr().cast(), room.len()) }
+    }
+
+    /// As [`Packet::attrs`].
+    #[cfg(any(test, fuzzing))]
+    fn attrs_mut(&mut self) -> &mut [Attr] {
+        let room = self.attrs.get_mut(..usize::from(self.hdr.num_attrs)).unwrap_or_default();
+        // SAFETY: `filled`.
+        unsafe { core::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) }
+    }
 }
 
 /// An ioctl command being put together. Its buffers stay borrowed until it is called.
@@ -97,7 +117,7 @@ impl<'a> Command<'a> {
     /// A call of `method`, without attributes.
     #[must_use]
     pub fn new(method: Method) -> Command<'a> {
-        let mut packet = Packet { hdr: IoctlHdr::default(), attrs: [Attr::default(); MAX_ATTRS] };
+        let mut packet = Packet { hdr: IoctlHdr::default(), attrs: [MaybeUninit::uninit(); MAX_ATTRS] };
         packet.hdr.object_id = method.object;
         packet.hdr.method_id = method.method;
         Command {
@@ -115,7 +135,7 @@ impl<'a> Command<'a> {
         let slot = self.packet.attrs.get_mut(usize::from(self.packet.hdr.num_attrs));
         match (slot, u16::try_from(len)) {
             (Some(slot), Ok(len)) => {
-                *slot = Attr { attr_id, len, flags: MANDATORY, attr_data: 0, data };
+                slot.write(Attr { attr_id, len, flags: MANDATORY, attr_data: 0, data });
                 self.packet.hdr.num_attrs += 1;
             }
             // No attribute can say a length beyond 64 KiB.
@@ -229,20 +249,19 @@ impl<'a> Command<'a> {
         if let Some(error) = self.error {
             return Err(error);
         }
-        let used = usize::from(self.packet.hdr.num_attrs);
-        let length = size_of::<IoctlHdr>() + used * size_of::<Attr>();
+        let length = size_of::<IoctlHdr>() + size_of_val(self.packet.attrs());
         self.packet.hdr.length = u16::try_from(length).map_err(|_| Errno::EINVAL)?;
         self.packet.hdr.driver_id = cmd.driver_id.0;
         #[cfg(any(test, fuzzing))]
         twin::announce(self.outs);
         // SAFETY: the attributes hold by `live`, `way` and `plain`, and `num_attrs` of them are filled.
         unsafe { kernel::ioctl(cmd.fd, &mut self.packet) }?;
-        for (at, attr) in self.packet.attrs.iter().take(used).enumerate() {
+        for (at, attr) in self.packet.attrs().iter().enumerate() {
             if self.expected & 1 << at != 0 && attr.flags & VALID_OUTPUT == 0 {
                 return Err(Errno::EPROTO);
             }
         }
-        Ok(Answer { made: self.packet.attrs.get(self.made).copied() })
+        Ok(Answer { made: self.packet.attrs().get(self.made).copied() })
     }
 }
 

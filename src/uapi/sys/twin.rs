@@ -254,7 +254,7 @@ impl Ioctl<'_> {
     }
 
     fn attrs(&self) -> impl Iterator<Item = &Attr> {
-        self.packet.attrs.iter().take(usize::from(self.packet.hdr.num_attrs))
+        self.packet.attrs().iter()
     }
 
     /// The attributes present, in numeric order.
@@ -270,12 +270,12 @@ impl Ioctl<'_> {
     }
 
     fn attr(&self, id: u16) -> Attr {
-        self.packet.attrs[self.index(id)]
+        self.packet.attrs()[self.index(id)]
     }
 
     fn attr_mut(&mut self, id: u16) -> &mut Attr {
         let at = self.index(id);
-        &mut self.packet.attrs[at]
+        &mut self.packet.attrs_mut()[at]
     }
 
     /// What attribute `id` says for its length.
@@ -336,7 +336,7 @@ impl Ioctl<'_> {
     pub(crate) fn output(&mut self, id: Out, data: &[u8]) {
         let at = self.index(id.0);
         assert_ne!(self.outs & 1 << at, 0, "attribute {:#x} is not an output", id.0);
-        let attr = &mut self.packet.attrs[at];
+        let attr = &mut self.packet.attrs_mut()[at];
         attr.flags |= VALID_OUTPUT;
         let len = data.len().min(usize::from(attr.len));
         let start = core::ptr::with_exposed_provenance_mut::<u8>(attr.data as usize);
@@ -372,8 +372,8 @@ impl Ioctl<'_> {
 
     /// Fills everything the kernel could write from `noise`, however little sense that makes.
     pub(crate) fn scribble(&mut self, noise: &mut impl FnMut() -> u8) {
-        for at in 0..usize::from(self.packet.hdr.num_attrs) {
-            let attr = self.packet.attrs[at];
+        for at in 0..self.packet.attrs().len() {
+            let attr = self.packet.attrs()[at];
             if self.outs & 1 << at != 0 {
                 if !noise().is_multiple_of(8) {
                     let data: Vec<u8> = (0..attr.len).map(|_| noise()).collect();
@@ -384,7 +384,7 @@ impl Ioctl<'_> {
                 for byte in data.as_mut_bytes().iter_mut().take(usize::from(noise() % 9)) {
                     *byte = noise();
                 }
-                self.packet.attrs[at].data = data;
+                self.packet.attrs_mut()[at].data = data;
             }
         }
     }
