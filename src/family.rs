@@ -787,6 +787,11 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// What the kernel said, or a mapping that cannot be had; nothing is left behind.
     fn create_cq(&self, device: &Device, request: &CqRequest) -> Result<CreatedCq<Self>, Error>;
 
+    /// The kernel destroyed the CQ, and nobody uses it any more.
+    fn cq_destroyed(&self, cq: Self::Cq, arm: Self::Arm) {
+        drop((cq, arm));
+    }
+
     /// Resizes a CQ, under its lock; the new number of entries.
     ///
     /// # Errors

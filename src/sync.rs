@@ -531,6 +531,11 @@ impl<T, L> SpinLock<T, L> {
         unsafe { &mut *self.value.get() }
     }
 
+    /// The value, of a lock that nobody uses any more.
+    pub fn into_inner(self) -> T {
+        self.value.into_inner()
+    }
+
     /// The value, where `&mut self` already excludes everyone else.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()

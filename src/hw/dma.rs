@@ -731,6 +731,13 @@ impl Entries {
         1 << self.ring.shift
     }
 
+    /// Bytes of all of them.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.memory.len()
+    }
+
     /// The address that the kernel is told.
     #[must_use]
     pub fn address(&self) -> u64 {
@@ -829,6 +836,13 @@ impl Consumer {
     pub fn hide(&self) {
         // ORDER: Relaxed, as in `set`.
         self.base.store(core::ptr::null_mut(), Ordering::Relaxed);
+    }
+
+    /// Whether it was hidden.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        // ORDER: Relaxed, as in `set`.
+        self.base.load(Ordering::Relaxed).is_null()
     }
 
     /// The next entry is not written; false where that cannot be told without the lock.

@@ -5,7 +5,8 @@
 //! is created; when it is destroyed or reset, its entries are taken out of the ring first ([`Cq::clean`]).
 
 use core::mem::MaybeUninit;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::clock::Clock;
 use super::cqe::{self, Cqe, opcode};
@@ -23,6 +24,7 @@ use crate::hw::barrier::{udma_from_device_barrier, udma_to_device_barrier};
 use crate::hw::dma::{Consumer, Entries, Memory};
 use crate::hw::table::{Table, View};
 use crate::log;
+use crate::uapi::sys::process;
 use crate::uapi::{CmdFd, Handle};
 
 use super::uar::CqDoorbell;
@@ -219,8 +221,97 @@ pub struct Arm {
 }
 
 impl Arm {
+    /// The same for a new CQ, `cqn`.
+    pub(super) fn renewed(self, cqn: u32) -> Arm {
+        Arm { cqn, sequence: core::sync::atomic::AtomicU32::new(0), ..self }
+    }
+
     pub(super) fn new(cq: &Cq, doorbell: CqDoorbell, cqn: u32) -> Arm {
         Arm { shared: cq.shared.clone(), doorbell, cqn, sequence: core::sync::atomic::AtomicU32::new(0) }
+    }
+}
+
+/// The parts of a CQ that the kernel destroyed, for another one: to take them apart and to put such parts together again was half of what
+/// it takes to unmake one and to make one outside of the kernel, mostly for locks and for counts of who has what.
+///
+/// As of [`Pages`](crate::hw::dma::Pages), what was given back last is handed out first, and as it was left, and the first makes room.
+#[derive(Debug)]
+pub(super) struct Kits {
+    /// In which process the rings are, as [`process::number`] says.
+    process: u32,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    kits: VecDeque<(Cq, Arm)>,
+    /// Bytes of their rings.
+    len: usize,
+}
+
+impl Kits {
+    /// How many are kept at most, and how many bytes.
+    const KEPT: usize = 64;
+    const KEPT_LEN: usize = 4 << 20;
+
+    pub(super) fn new() -> Kits {
+        Kits { process: process::number(), kept: Mutex::default() }
+    }
+
+    fn kept(&self) -> Option<MutexGuard<'_, Kept>> {
+        // A forked child may have none of the rings.
+        let ours = self.process == process::number();
+        ours.then(|| self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The parts of a CQ of `count` entries, of `size` bytes each, that converts no time stamps.
+    pub(super) fn take(&self, count: u32, size: u32) -> Option<(Cq, Arm)> {
+        let mut kept = self.kept()?;
+        let fits = |(cq, _): &(Cq, Arm)| (cq.entries.count(), cq.entries.size()) == (count, size);
+        let at = kept.kits.iter().rposition(fits)?;
+        let (mut cq, arm) = kept.kits.remove(at)?;
+        kept.len -= cq.entries.len();
+        drop(kept);
+        cq.renew();
+        Some((cq, arm))
+    }
+
+    /// Takes what is left of a CQ, which nobody uses.
+    pub(super) fn give_back(&self, cq: Cq, arm: Arm) {
+        let (shared, len) = (&cq.shared, cq.entries.len());
+        // Not what was resized, nor what has to do with a device that is dying.
+        if len > Kits::KEPT_LEN
+            || shared.consumer.is_hidden()
+            || shared.clock.is_some()
+            || shared.life.is_over()
+        {
+            return;
+        }
+        let Some(mut kept) = self.kept() else { return };
+        // Without memory for that they are taken apart.
+        if kept.kits.try_reserve(1).is_err() {
+            return;
+        }
+        kept.kits.push_back((cq, arm));
+        kept.len += len;
+        while let Some(over) = kept.over() {
+            // Taken apart while nobody waits for it.
+            drop(kept);
+            drop(over);
+            kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Kept {
+    /// The first, where there are too many, or too many bytes.
+    fn over(&mut self) -> Option<(Cq, Arm)> {
+        if self.kits.len() <= Kits::KEPT && self.len <= Kits::KEPT_LEN {
+            return None;
+        }
+        let first = self.kits.pop_front()?;
+        self.len -= first.0.entries.len();
+        Some(first)
     }
 }
 
@@ -494,6 +585,22 @@ impl Cq {
             flush: Flush::default(),
             left: None,
         }
+    }
+
+    /// As new, but for what is in the entries.
+    fn renew(&mut self) {
+        self.shared.consumer.set(0);
+        self.shared.dbrec.record.store::<SET_CI>(0);
+        self.shared.dbrec.record.store::<ARM_DB>(0);
+        self.owners = Owners::new();
+        self.current = Current::default();
+        self.reported = false;
+        self.flush.again();
+    }
+
+    /// The address of the doorbell record, for the kernel.
+    pub(super) fn record(&self) -> u64 {
+        self.shared.dbrec.record.address()
     }
 
     /// The device's memory, for the kernel.

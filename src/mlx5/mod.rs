@@ -62,8 +62,8 @@ use crate::uapi::wire::{AhAttr, ExModifyQp, ExQueryDeviceResp, ModifyQp, QpCap};
 use crate::uapi::{self, CmdFd, DriverId, Handle, Udata};
 
 pub use ah::Ah;
-use cq::Role;
 pub use cq::{Arm, Cq};
+use cq::{Kits, Role};
 pub use ring::Outstanding;
 pub use send::SendQueue;
 pub use srq::Srq;
@@ -140,6 +140,7 @@ pub struct Mlx5 {
     clock: Arc<clock::Clock>,
     /// For memory that the device uses.
     pages: Arc<Pages>,
+    kits: Kits,
     /// The device has atomics.
     atomics: bool,
     /// Of each port, whether it is Ethernet and whether it wants a global header.
@@ -322,6 +323,7 @@ impl Mlx5 {
             indices: Arc::default(),
             clock,
             pages: Pages::new(fork),
+            kits: Kits::new(),
             atomics,
             ports,
             resp,
@@ -552,9 +554,16 @@ impl Family for Mlx5 {
             return Err(Error::new("find a wall clock for completions", Errno::EOPNOTSUPP));
         }
         let clock = (wallclock && !real_time).then(|| self.clock.clone());
-        let entries = Entries::new(count, size, &self.pages).step("allocate the completion queue")?;
-        Cq::prepare(&entries);
-        let dbrec = self.records.take().step("allocate a doorbell record")?;
+        let kit = if clock.is_none() { self.kits.take(count, size) } else { None };
+        let (cq, arm) = match kit {
+            Some((cq, arm)) => (cq, Some(arm)),
+            None => {
+                let entries = Entries::new(count, size, &self.pages).step("allocate the completion queue")?;
+                let dbrec = self.records.take().step("allocate a doorbell record")?;
+                (Cq::new(entries, self.by_uidx(), dbrec, clock, device.life.clone()), None)
+            }
+        };
+        Cq::prepare(cq.entries());
         let (page_flag, uar_page_index) = match self.uars.cq.page_id {
             Some(id) => {
                 let id =
@@ -564,8 +573,8 @@ impl Family for Mlx5 {
             None => (0, 0),
         };
         let command = wire::CreateCq {
-            buf_addr: entries.address(),
-            db_addr: dbrec.record.address(),
+            buf_addr: cq.entries().address(),
+            db_addr: cq.record(),
             cqe_size: size,
             flags: page_flag | if real_time { wire::CREATE_CQ_FLAGS_REAL_TIME_TS } else { 0 },
             uar_page_index,
@@ -583,9 +592,15 @@ impl Family for Mlx5 {
         let mut resp = wire::CreateCqResp::default();
         let made =
             uapi::cq::create(device.fd, &create, Udata::both(&command, &mut resp)).step("create the CQ")?;
-        let cq = Cq::new(entries, self.by_uidx(), dbrec, clock, device.life.clone());
-        let arm = Arm::new(&cq, self.uars.cq.clone(), resp.cqn);
+        let arm = match arm {
+            Some(arm) => arm.renewed(resp.cqn),
+            None => Arm::new(&cq, self.uars.cq.clone(), resp.cqn),
+        };
         Ok(CreatedCq { handle: made.handle, queue: cq, arm, cqe: count - 1 })
+    }
+
+    fn cq_destroyed(&self, cq: Cq, arm: Arm) {
+        self.kits.give_back(cq, arm);
     }
 
     fn resize_cq(&self, device: &Device, cq: &mut Cq, handle: Handle, cqe: u32) -> Result<u32, Error> {

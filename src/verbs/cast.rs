@@ -151,16 +151,17 @@ pub(crate) fn in_front<H, B>(head: *mut H) -> *mut B {
     head.wrapping_byte_sub(front::<H, B>()).cast()
 }
 
-/// Ends the [`Fronted`] at `head`, as [`free`] does an object.
+/// Ends the [`Fronted`] at `head`, as [`free`] does an object, but for the body, which it gives.
 ///
 /// # Safety
 /// As for [`free`], and `H` is the head that it was made with.
-pub(crate) unsafe fn free_fronted<H, B>(head: *mut H) {
-    let body: *mut B = in_front(head);
+pub(crate) unsafe fn take_fronted<H, B>(head: *mut H) -> B {
+    let at: *mut B = in_front(head);
     // SAFETY: O1, and the caller's word that nobody else looks at it.
-    unsafe { body.drop_in_place() };
+    let body = unsafe { at.read() };
     // SAFETY: allocated by `Fresh::fronted` with this layout.
-    unsafe { dealloc(body.cast(), Fresh::<H, B>::FRONTED) };
+    unsafe { dealloc(at.cast(), Fresh::<H, B>::FRONTED) };
+    body
 }
 
 /// The pointer, or `EINVAL` for NULL.
@@ -256,9 +257,9 @@ mod tests {
             assert!(Arc::ptr_eq(unsafe { &*body }, &token));
         }
         // SAFETY: made above; not used after.
-        unsafe { free_fronted::<ibv_cq, Arc<()>>(heads.0) };
+        drop(unsafe { take_fronted::<ibv_cq, Arc<()>>(heads.0) });
         // SAFETY: as above.
-        unsafe { free_fronted::<ibv_cq_ex, Arc<()>>(heads.1) };
+        drop(unsafe { take_fronted::<ibv_cq_ex, Arc<()>>(heads.1) });
         assert_eq!(Arc::strong_count(&token), 1);
     }
 

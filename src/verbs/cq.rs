@@ -187,28 +187,49 @@ pub(crate) unsafe fn hold<F: Family>(cq: *mut ibv_cq) {
     }
 }
 
-/// One user less of `cq`, which may be NULL; the last one frees it.
+/// One user less of `cq`; what is left of it after the last one.
 ///
 /// # Safety
-/// `cq` is NULL or a CQ of family `F` that the caller is a user of, for the last time.
+/// `cq` is a CQ of family `F` that the caller is a user of, for the last time.
+unsafe fn left<F: Family>(cq: *mut ibv_cq) -> Option<Cq<F>> {
+    // SAFETY: the caller's word.
+    let ours = unsafe { ours::<F>(cq) };
+    // One user alone is the caller, and nobody else comes any more.
+    // ORDER: Acquire and AcqRel: the last user sees what the others did.
+    if ours.users.load(Ordering::Acquire) != 1 && ours.users.fetch_sub(1, Ordering::AcqRel) != 1 {
+        return None;
+    }
+    Some(if ours.extended {
+        // SAFETY: nobody is left to use it, and so it was made.
+        unsafe { cast::take_fronted::<ibv_cq_ex, Cq<F>>(cq.cast()) }
+    } else {
+        // SAFETY: as above.
+        unsafe { cast::take_fronted::<ibv_cq, Cq<F>>(cq) }
+    })
+}
+
+/// One user less of `cq`, which may be NULL; the last one frees it, and the family has its parts.
+///
+/// # Safety
+/// `cq` is NULL or a CQ of family `F` that the caller is a user of, for the last time; its context is open.
 pub(crate) unsafe fn release<F: Family>(cq: *mut ibv_cq) {
     if cq.is_null() {
         return;
     }
+    let cx = cx_of!(F, cq);
     // SAFETY: the caller's word.
-    let users = &unsafe { ours::<F>(cq) }.users;
-    // One user alone is the caller, and nobody else comes any more.
-    // ORDER: Acquire and AcqRel: the last user sees what the others did.
-    if users.load(Ordering::Acquire) == 1 || users.fetch_sub(1, Ordering::AcqRel) == 1 {
-        // SAFETY: as above.
-        if unsafe { ours::<F>(cq) }.extended {
-            // SAFETY: nobody is left to use it, and so it was made.
-            unsafe { cast::free_fronted::<ibv_cq_ex, Cq<F>>(cq.cast()) };
-        } else {
-            // SAFETY: as above.
-            unsafe { cast::free_fronted::<ibv_cq, Cq<F>>(cq) };
-        }
+    if let Some(Cq { queue, arm, .. }) = unsafe { left::<F>(cq) } {
+        cx.family.cq_destroyed(queue.into_inner(), arm);
     }
+}
+
+/// As [`release`], while the context is closed.
+///
+/// # Safety
+/// `cq` is a CQ of family `F` that the caller is a user of, for the last time.
+unsafe fn release_late<F: Family>(cq: *mut ibv_cq) {
+    // SAFETY: the caller's word.
+    drop(unsafe { left::<F>(cq) });
 }
 
 /// The family's part of the CQ at `cq`; none for NULL.
@@ -411,8 +432,13 @@ pub(crate) unsafe extern "C" fn destroy_cq<F: Family>(cq: *mut ibv_cq) -> c_int 
             // SAFETY: libibverbs initialised the CQ after create_cq.
             unsafe { events::wait_cq(cq, comp, reported.async_events_reported, life) }
         });
-        // SAFETY: the kernel's side is gone, and no event of ours names it.
-        unsafe { cx.end(cq, acknowledged, release::<F>) };
+        if acknowledged {
+            // SAFETY: the kernel's side is gone, and no event of ours names it.
+            unsafe { release::<F>(cq) };
+        } else {
+            // SAFETY: as above.
+            unsafe { cx.end(cq, false, release_late::<F>) };
+        }
         Ok(())
     })
 }
