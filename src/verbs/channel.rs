@@ -15,6 +15,7 @@
 //!
 //! While a device is dying the kernel's file still tells of real completions: they are passed on ([`Channel::pump`]).
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileExt as _;
@@ -35,6 +36,8 @@ const PIPE: usize = 65536 / EVENT;
 pub(crate) struct Channels {
     /// By file. A channel is kept by its CQs, as the application cannot destroy it before them.
     known: Mutex<BTreeMap<RawFd, Weak<Channel>>>,
+    /// There was one: until then nobody has to look.
+    used: AtomicBool,
 }
 
 impl Channels {
@@ -44,6 +47,8 @@ impl Channels {
 
     /// The channel whose file is `fd`, for a CQ.
     pub(crate) fn get(&self, fd: RawFd) -> Arc<Channel> {
+        // ORDER: Relaxed: whoever asks meanwhile may have asked before.
+        self.used.store(true, Ordering::Relaxed);
         let mut known = self.known();
         if let Some(channel) = known.get(&fd).and_then(Weak::upgrade) {
             *channel.cqs() += 1;
@@ -57,7 +62,8 @@ impl Channels {
 
     /// Whether no CQ has one.
     pub(crate) fn is_empty(&self) -> bool {
-        self.known().values().all(|channel| channel.strong_count() == 0)
+        // ORDER: Relaxed, as in `get`.
+        !self.used.load(Ordering::Relaxed) || self.known().values().all(|channel| channel.strong_count() == 0)
     }
 
     /// Those in use.
