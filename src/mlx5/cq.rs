@@ -1213,7 +1213,7 @@ mod tests {
 
     fn owner(key: u32) -> Arc<Owner> {
         let csum = AtomicBool::new(false);
-        Arc::new(Owner { key: Key(key), send: None, receives: Receives::None, qpn: key, csum })
+        Arc::new(Owner { key: Key(key), send: None, receives: Receives::None, qpn: key, csum, _dbrec: None })
     }
 
     proptest! {

@@ -25,10 +25,11 @@ const BLOCKS: u32 = 32;
 fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
     let (memory, beside) =
         Pages::new(ForkRanges::default()).take_beside(8192, Table::<Slot>::bytes(BLOCKS)).ok()?;
-    let dbrec = Arc::new(pool.take().ok()?);
+    let dbrec = pool.take().ok()?;
     let blocks = Blocks::new(&memory, 4096, BLOCKS).ok()?;
     let slots = Table::zeroed(beside, BLOCKS).ok()?;
-    let send = SendRing::new(slots, send::prefix(transport::RC), blocks, dbrec.clone(), Arc::default());
+    let record = || dbrec.record.clone();
+    let send = SendRing::new(slots, send::prefix(transport::RC), blocks, record(), Arc::default());
     send.gate.set(BLOCKS);
     let receives = if shared {
         let shape = super::shape::Srq { count: 16, log_units: 1 };
@@ -39,11 +40,12 @@ fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
             Table::new(16, || AtomicU64::new(0)),
             0,
             Units::new(&memory, 0, 16).ok()?,
-            dbrec,
+            record(),
             Arc::default(),
         ))
     };
-    Some(Arc::new(Owner { key, send: Some(send), receives, qpn: key.0 & 0xff, csum: AtomicBool::new(false) }))
+    let (qpn, csum) = (key.0 & 0xff, AtomicBool::new(false));
+    Some(Arc::new(Owner { key, send: Some(send), receives, qpn, csum, _dbrec: Some(dbrec) }))
 }
 
 /// Polls a CQ whose entries are `data`, through both interfaces, with work requests outstanding on two QPs. Nothing may panic

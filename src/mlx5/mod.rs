@@ -362,6 +362,7 @@ impl Mlx5 {
             receives: Receives::None,
             qpn: 0,
             csum: AtomicBool::new(false),
+            _dbrec: None,
         });
         let shape = send::Shape { transport: op::transport::XRC, ..send::Shape::default() };
         Ok(Qp {
@@ -665,7 +666,8 @@ impl Family for Mlx5 {
         let owner = cq.map(|cq| {
             let key = if self.by_uidx() { Key::user_index(uidx) } else { Key::srq(resp.srqn) };
             let receives = Receives::Shared(inner.clone());
-            let owner = Arc::new(Owner { key, send: None, receives, qpn: 0, csum: AtomicBool::new(false) });
+            let csum = AtomicBool::new(false);
+            let owner = Arc::new(Owner { key, send: None, receives, qpn: 0, csum, _dbrec: None });
             cq.lock().attach(&owner, Role::RECEIVES);
             owner
         });
@@ -714,7 +716,7 @@ impl Family for Mlx5 {
         let (memory, beside) =
             self.pages.take_beside(sizes.bytes(), slots + wr_ids).step("allocate the queues")?;
         let (slots, wr_ids) = beside.split(slots);
-        let dbrec = Arc::new(self.records.take().step("allocate a doorbell record")?);
+        let dbrec = self.records.take().step("allocate a doorbell record")?;
         let (index, uidx) = self.index().step("find a user index")?;
         let register = self.register(attached.pd).step("find a doorbell")?;
         let mut flags = if self.env.scatter_to_cqe { wire::QP_FLAG_SCATTER_CQE } else { 0 };
@@ -771,7 +773,8 @@ impl Family for Mlx5 {
                 let units = Blocks::new(&memory, sizes.sq_offset(), sizes.sq_blocks).step(lay_out)?;
                 let prefix = send::prefix(op::transport_of(request.qp_type));
                 let slots = Table::zeroed(slots, sizes.sq_blocks).step(lay_out)?;
-                Some(SendRing::new(slots, prefix, units, dbrec.clone(), device.life.clone()))
+                let record = dbrec.record.clone();
+                Some(SendRing::new(slots, prefix, units, record, device.life.clone()))
             };
             let receives = if let Some(srq) = attached.srq {
                 Receives::Shared(srq.inner.clone())
@@ -783,13 +786,13 @@ impl Family for Mlx5 {
                     Table::zeroed(wr_ids, sizes.rq_count).step(lay_out)?,
                     sizes.rq_log_units,
                     units,
-                    dbrec.clone(),
+                    dbrec.record.clone(),
                     device.life.clone(),
                 ))
             };
             let key = if self.by_uidx() { Key::user_index(uidx) } else { Key::qp(made.qp_num) };
-            let owner =
-                Arc::new(Owner { key, send, receives, qpn: made.qp_num, csum: AtomicBool::new(false) });
+            let csum = AtomicBool::new(false);
+            let owner = Arc::new(Owner { key, send, receives, qpn: made.qp_num, csum, _dbrec: Some(dbrec) });
             let shape = send::Shape {
                 transport: op::transport_of(request.qp_type),
                 sq_sig_all: request.sq_sig_all,

@@ -147,9 +147,7 @@ pub(super) struct SendRing {
     /// Units of a WQE in front of the operation's own.
     prefix: u32,
     pub(super) blocks: Blocks,
-    /// That of `_dbrec`, at hand.
     pub(super) record: Record,
-    _dbrec: Arc<Dbrec>,
 }
 
 impl SendRing {
@@ -159,7 +157,7 @@ impl SendRing {
         slots: Table<Slot>,
         prefix: u32,
         blocks: Blocks,
-        dbrec: Arc<Dbrec>,
+        record: Record,
         life: Arc<Life>,
     ) -> SendRing {
         const { assert!(Meta::NONE.pack() == 0) };
@@ -170,8 +168,7 @@ impl SendRing {
             kept: Kept::new(life),
             prefix,
             blocks,
-            record: dbrec.record.clone(),
-            _dbrec: dbrec,
+            record,
         }
     }
 
@@ -374,9 +371,7 @@ pub(super) struct RecvRing {
     /// In receives, counted from the start.
     kept: Kept,
     pub(super) units: Units,
-    /// That of `_dbrec`, at hand.
     pub(super) record: Record,
-    _dbrec: Arc<Dbrec>,
 }
 
 impl RecvRing {
@@ -385,7 +380,7 @@ impl RecvRing {
         wr_ids: Table<AtomicU64>,
         log_units: u32,
         units: Units,
-        dbrec: Arc<Dbrec>,
+        record: Record,
         life: Arc<Life>,
     ) -> RecvRing {
         RecvRing {
@@ -395,8 +390,7 @@ impl RecvRing {
             gate: Gate::new(),
             kept: Kept::new(life),
             units,
-            record: dbrec.record.clone(),
-            _dbrec: dbrec,
+            record,
         }
     }
 
@@ -545,6 +539,8 @@ pub(super) struct Owner {
     pub(super) qpn: u32,
     /// Received packets carry a checksum verdict.
     pub(super) csum: AtomicBool,
+    /// Whose record its rings have: nobody else gets it as long as they are there.
+    pub(super) _dbrec: Option<Dbrec>,
 }
 
 impl Owner {
