@@ -264,6 +264,12 @@ impl Kits {
         ours.then(|| self.kept.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.kept().map_or(0, |kept| kept.kits.len())
+    }
+
     /// The parts of a CQ of `count` entries, of `size` bytes each, that converts no time stamps.
     pub(super) fn take(&self, count: u32, size: u32) -> Option<(Cq, Arm)> {
         let mut kept = self.kept()?;
@@ -277,7 +283,9 @@ impl Kits {
     }
 
     /// Takes what is left of a CQ, which nobody uses.
-    pub(super) fn give_back(&self, cq: Cq, arm: Arm) {
+    pub(super) fn give_back(&self, mut cq: Cq, arm: Arm) {
+        // Empty, but as large as it was.
+        cq.owners = Owners::new();
         let (shared, len) = (&cq.shared, cq.entries.len());
         // Not what was resized, nor what has to do with a device that is dying.
         if len > Kits::KEPT_LEN
@@ -592,7 +600,6 @@ impl Cq {
         self.shared.consumer.set(0);
         self.shared.dbrec.record.store::<SET_CI>(0);
         self.shared.dbrec.record.store::<ARM_DB>(0);
-        self.owners = Owners::new();
         self.current = Current::default();
         self.reported = false;
         self.flush.again();

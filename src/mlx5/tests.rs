@@ -988,6 +988,65 @@ fn a_resized_cq_keeps_what_was_not_polled() {
 }
 
 #[test]
+fn the_parts_of_a_destroyed_cq_serve_as_new() {
+    let mut world = World::plain();
+    let mut cq = world.cq(3, 0);
+    let (buf, db) = (cq.buf.base, cq.db.base);
+    let mut new_page = true;
+    for round in 0..3 {
+        let qp = world.qp_with(&cq, IBV_QPT_RC, CAP, None, &Pd::default(), new_page);
+        new_page = false;
+        assert!(cq.arm.finds_nothing() && cq.ids(4).is_empty(), "what the last one left is not for this one");
+        assert_eq!((cq.db.be32(0), cq.db.be32(4)), (0, 0));
+        post(&qp.qp, &mut [send(10 + round, IBV_WR_SEND, &mut []), send(20 + round, IBV_WR_SEND, &mut [])])
+            .unwrap();
+        cq.complete(Entry::sent(0, 0, opcode_send()));
+        assert_eq!(cq.ids(4), [10 + round]);
+        cq.arm.event();
+        cq.arm.arm(FD, Handle(3), false).unwrap();
+        assert_eq!((cq.db.be32(0), cq.db.be32(4)), (1, 1 << 28 | 1));
+        // One that nobody polls, and an entry of nobody's.
+        cq.complete(Entry::sent(0, 1, opcode_send()));
+        cq.complete(Entry::sent(9, 0, opcode_send()));
+        let attached = Attached::<Mlx5> { pd: None, send_cq: Some(&cq.cq), recv_cq: Some(&cq.cq), srq: None };
+        world.family.qp_destroyed(&qp.qp, &attached);
+        drop(qp);
+        world.family.cq_destroyed(cq.cq.into_inner(), cq.arm);
+        assert_eq!(world.family.kits.count(), 1);
+        // Of another size is made anew.
+        let other = world.cq(7, 0);
+        assert_eq!(world.family.kits.count(), 1);
+        assert_ne!(other.db.base, db);
+        cq = world.cq(3, 0);
+        assert_eq!((world.family.kits.count(), cq.buf.base, cq.db.base), (0, buf, db));
+    }
+    for _ in 0..2 {
+        // As many as there are, and no more than are kept.
+        let cqs: Vec<TestCq> = (0..70).map(|_| world.cq(3, 0)).collect();
+        cqs.into_iter().for_each(|cq| world.family.cq_destroyed(cq.cq.into_inner(), cq.arm));
+        assert_eq!(world.family.kits.count(), 64);
+    }
+}
+
+#[test]
+fn a_cq_that_was_resized_or_of_a_device_that_is_gone_leaves_no_parts() {
+    let mut world = World::plain();
+    let mut cq = world.cq(3, 0);
+    cq.complete(Entry::new(cqe::opcode::RESIZE_CQ, 0, 0));
+    world.kernel.command(ids::write::RESIZE_CQ, |io| {
+        io.answer(ids::CORE_OUT, &uapi::wire::ResizeCqResp { cqe: 15, ..Default::default() });
+        Ok(())
+    });
+    assert_eq!(world.family.resize_cq(&world.device, &mut cq.cq.lock(), Handle(3), 9), Ok(15));
+    let other = world.cq(3, 0);
+    world.family.cq_destroyed(cq.cq.into_inner(), cq.arm);
+    assert_eq!(world.family.kits.count(), 0);
+    world.gone();
+    world.family.cq_destroyed(other.cq.into_inner(), other.arm);
+    assert_eq!(world.family.kits.count(), 0);
+}
+
+#[test]
 fn doorbells_are_rung_as_the_environment_says() {
     for (bf_reg_size, shut_up_bf, prefer_bf, burst) in [
         (512, false, true, true),
