@@ -17,6 +17,8 @@
 #include <endian.h>
 #include <errno.h>
 #include <infiniband/verbs.h>
+#include <limits.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -821,6 +823,9 @@ int main(int argc, char **argv)
 	// A worker that leaves one work request out: what looks at it has to notice.
 	forget = argc > 3 && !strcmp(argv[3], "forget");
 	choose_cpus(atoi(argv[1]));
+	// Stock's queues lie in the heap, whose end would go back to the system with the last of them, and be asked for anew with the first:
+	// half of what they take. A program has other things there.
+	CHECK(mallopt(M_TRIM_THRESHOLD, INT_MAX));
 	CHECK(holdfast_sim_sq);
 	clock_init();
 	fill_in();
