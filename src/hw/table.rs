@@ -108,6 +108,13 @@ impl<T> Table<T> {
         self.mask + 1
     }
 
+    /// Whether `index` is a place as it is. (Compared with [`Table::len`], which is computed, it took a register more.)
+    #[inline(always)]
+    #[must_use]
+    pub fn has(&self, index: u32) -> bool {
+        index <= self.mask
+    }
+
     /// The value at `index`, which is taken modulo the table.
     #[inline(always)]
     #[must_use]

@@ -255,7 +255,7 @@ impl SendRing {
         // ORDER: Relaxed: only polls write it, under the CQ's lock.
         let last = Meta::unpack(self.retired.load(Ordering::Relaxed)).head;
         // Completed before, or never posted: the device repeats itself, or names a block inside of a WQE.
-        if meta.head.wrapping_sub(last).wrapping_sub(1) >= self.slots.len() {
+        if !self.slots.has(meta.head.wrapping_sub(last).wrapping_sub(1)) {
             return None;
         }
         // ORDER: Relaxed, as for `meta`.
