@@ -276,9 +276,41 @@ pub enum Next {
 
 /// The consumer's side of a CQ. The verbs layer holds the lock around every call.
 pub trait CompletionQueue: Send {
+    /// What arms it.
+    type Arm: Arm;
+
     /// Moves completions to the front of `out`, as long as they are of the usual kinds: `Ok` with how many, if that ended because
     /// `out` is full or there are no more; otherwise `Err` with how many, and [`CompletionQueue::poll`] has to go on.
     fn poll_usual(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, u32>;
+
+    /// Moves the completion that [`Arm::look`] saw `at` the queue's front as `seen`, [`Look::Sent`], to `to`. `None`: it is not there any
+    /// more, or something is to be said of it, and nothing was done.
+    #[inline(always)]
+    fn poll_sent(&mut self, at: AtOf<'_, Self>, seen: u8, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
+        let _ = (at, seen, to);
+        None
+    }
+
+    /// As [`CompletionQueue::poll_sent`], of [`Look::Plain`].
+    #[inline(always)]
+    fn poll_plain(&mut self, at: AtOf<'_, Self>, seen: u8, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
+        let _ = (at, seen, to);
+        None
+    }
+
+    /// As [`CompletionQueue::poll_sent`], of [`Look::Shared`].
+    #[inline(always)]
+    fn poll_shared(&mut self, at: AtOf<'_, Self>, seen: u8, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
+        let _ = (at, seen, to);
+        None
+    }
+
+    /// As [`CompletionQueue::poll_sent`], of [`Look::Received`].
+    #[inline(always)]
+    fn poll_received(&mut self, at: AtOf<'_, Self>, seen: u8, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
+        let _ = (at, seen, to);
+        None
+    }
 
     /// As [`CompletionQueue::poll_usual`], of more kinds.
     ///
@@ -371,8 +403,33 @@ pub trait CompletionQueue: Send {
     }
 }
 
+/// Where a completion of `Queue` was seen.
+pub type AtOf<'a, Queue> = <<Queue as CompletionQueue>::Arm as Arm>::At<'a>;
+
+/// What is seen of a CQ without its lock.
+#[derive(Debug, Clone, Copy)]
+pub enum Look<At> {
+    /// No completion.
+    Nothing,
+    /// One of a send, of the usual kind: where, and what is to be seen there again.
+    Sent(At, u8),
+    /// The same, of a receive, most likely one of the plainest kind.
+    Plain(At, u8),
+    /// The same, most likely one to an SRQ.
+    Shared(At, u8),
+    /// The same, of another receive.
+    Received(At, u8),
+    /// Something else, or only a poll can tell.
+    Other,
+}
+
 /// What arms a CQ, reached without its lock: a thread may arm while another polls.
 pub trait Arm: Send + Sync {
+    /// Where [`Arm::look`] sees a completion.
+    type At<'a>: Copy
+    where
+        Self: 'a;
+
     /// Asks for an event at the next completion, or at the next solicited one.
     ///
     /// # Errors
@@ -382,9 +439,11 @@ pub trait Arm: Send + Sync {
     /// The context's.
     fn life(&self) -> &Life;
 
-    /// A poll would find nothing; false also where only a poll can tell. It spares an empty poll the lock.
-    fn finds_nothing(&self) -> bool {
-        false
+    /// What a poll would find: for an empty one, which that spares the lock, and for one of `one`, which it spares a second search.
+    #[inline(always)]
+    fn look(&self, one: bool) -> Look<Self::At<'_>> {
+        let _ = one;
+        Look::Other
     }
 
     /// The application read an event of the CQ.
@@ -676,7 +735,7 @@ pub trait Family: Sized + Send + Sync + 'static {
     /// The kernel's driver never takes a device away from its users: its removal waits until they let go of it.
     const WAITS_FOR_USERS: bool;
     /// Completions.
-    type Cq: CompletionQueue;
+    type Cq: CompletionQueue<Arm = Self::Arm>;
     /// What arms them.
     type Arm: Arm;
     /// Protection domains.

@@ -691,7 +691,8 @@ struct Ring {
     /// The first completion: behind the first half of a 128-byte entry.
     base: NonNull<u8>,
     mask: u32,
-    shift: u32,
+    /// Bytes of an entry: a product takes fewer instructions than a shift, whose number has a register of its own.
+    size: usize,
 }
 
 // SAFETY: D4: read under the queue's lock; the device writes entries that it owns.
@@ -709,7 +710,7 @@ impl Entries {
         let len = (count as usize).checked_mul(size as usize).ok_or(Errno::ENOMEM)?;
         let memory = pages.take(len)?;
         let base = memory.place(size as usize - ENTRY, ENTRY)?;
-        Ok(Entries { ring: Ring { base, mask: count - 1, shift: size.trailing_zeros() }, memory })
+        Ok(Entries { ring: Ring { base, mask: count - 1, size: size as usize }, memory })
     }
 
     /// The ring, to be read entry by entry: a copy, which a barrier between entries does not make the compiler load again.
@@ -728,7 +729,7 @@ impl Entries {
     /// Bytes of an entry.
     #[must_use]
     pub fn size(&self) -> u32 {
-        1 << self.ring.shift
+        self.ring.size as u32
     }
 
     /// Bytes of all of them.
@@ -783,10 +784,10 @@ impl<'a> View<'a> {
     #[inline(always)]
     #[must_use]
     pub fn entry(self, index: u32) -> Entry<'a> {
-        let offset = ((index & self.ring.mask) as usize) << self.ring.shift;
+        let offset = (index & self.ring.mask) as usize * self.ring.size;
         // SAFETY: D2.
         let base = unsafe { self.ring.base.add(offset) };
-        Entry { base, shift: self.ring.shift, entries: PhantomData }
+        Entry { base, size: self.ring.size, entries: PhantomData }
     }
 }
 
@@ -798,7 +799,9 @@ pub struct Consumer {
     index: AtomicU32,
     base: AtomicPtr<u8>,
     mask: u32,
-    shift: u32,
+    /// `mask + 1`, at hand.
+    count: u32,
+    size: usize,
     /// Keeps the ring that `base` leads to, even when the queue has another one by now.
     _memory: Arc<Memory>,
 }
@@ -807,12 +810,13 @@ impl Consumer {
     /// Of `entries`, from the first on.
     #[must_use]
     pub fn new(entries: &Entries) -> Consumer {
-        let Ring { base, mask, shift } = entries.ring;
+        let Ring { base, mask, size } = entries.ring;
         Consumer {
             index: AtomicU32::new(0),
             base: AtomicPtr::new(base.as_ptr()),
             mask,
-            shift,
+            count: mask + 1,
+            size,
             _memory: entries.memory.clone(),
         }
     }
@@ -845,26 +849,76 @@ impl Consumer {
         self.base.load(Ordering::Relaxed).is_null()
     }
 
-    /// The next entry is not written; false where that cannot be told without the lock.
-    ///
-    /// PRM: `op_own`, the last byte: bit 0 is the owner's, and an opcode of 15 is that of no completion.
+    /// The next entry, as it is seen without the lock; `None` where that takes the lock.
     #[inline(always)]
     #[must_use]
-    pub fn finds_nothing(&self) -> bool {
+    pub fn look(&self) -> Option<Look<'_>> {
         // ORDER: Relaxed, as in `set`.
-        let base = self.base.load(Ordering::Relaxed);
-        if base.is_null() {
-            return false;
-        }
+        let base = NonNull::new(self.base.load(Ordering::Relaxed))?;
         // An index of before is that of an entry which was written, or, a whole lap late, of one that looks as if it was not: then
         // this question came first.
         let index = self.index();
-        let last = base.wrapping_add((((index & self.mask) as usize) << self.shift) + ENTRY - 1);
-        // SAFETY: D5: the last byte of a completion, valid as long as `_memory`; an atomic has no alignment but that of a byte.
-        let byte = unsafe { AtomicU8::from_ptr(last) };
-        // ORDER: Relaxed: nothing else of the entry is read here.
-        let op_own = byte.load(Ordering::Relaxed);
-        (op_own & 1 != 0) != (index & (self.mask + 1) != 0) || op_own >> 4 == 0xf
+        // SAFETY: D5: a completion, valid as long as `_memory`.
+        let base = unsafe { base.add((index & self.mask) as usize * self.size) };
+        let at = At { base, index, consumer: PhantomData };
+        // Nothing else of the entry is read here.
+        let op_own = at.entry().first::<{ ENTRY - 1 }>();
+        Some(Look { at, op_own, lap: u8::from(index & self.count != 0) })
+    }
+
+    /// The entry that was seen at `at`, if it is the next one: for the consumer. To find it anew took 10 instructions of a poll.
+    #[inline(always)]
+    #[must_use]
+    pub fn again<'a>(&self, at: At<'a>) -> Option<Entry<'a>> {
+        // ORDER: Relaxed: as for `index`, only the consumer writes it.
+        let shown = !self.base.load(Ordering::Relaxed).is_null();
+        (shown && self.index() == at.index).then(|| at.entry())
+    }
+}
+
+/// Where [`Consumer::look`] saw an entry.
+///
+/// - D8: `base` is that of a completion in memory that is there for `'a`.
+#[derive(Debug, Clone, Copy)]
+pub struct At<'a> {
+    base: NonNull<u8>,
+    index: u32,
+    consumer: PhantomData<&'a Consumer>,
+}
+
+impl<'a> At<'a> {
+    /// Its number.
+    #[inline(always)]
+    #[must_use]
+    pub fn index(self) -> u32 {
+        self.index
+    }
+
+    /// Without a first half, which by this nobody reaches.
+    #[inline(always)]
+    fn entry(self) -> Entry<'a> {
+        // D8.
+        Entry { base: self.base, size: ENTRY, entries: PhantomData }
+    }
+}
+
+/// An entry as it was seen without the lock.
+#[derive(Debug, Clone, Copy)]
+pub struct Look<'a> {
+    /// Where.
+    pub at: At<'a>,
+    /// Its last byte.
+    pub op_own: u8,
+    /// Bit 0 of that, once it is written.
+    pub lap: u8,
+}
+
+impl Look<'_> {
+    /// PRM: `op_own`: bit 0 is the owner's, and an opcode of 15 is that of no completion.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_written(self) -> bool {
+        (self.op_own ^ self.lap) & 1 == 0 && self.op_own >> 4 != 0xf
     }
 }
 
@@ -872,8 +926,8 @@ impl Consumer {
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
     base: NonNull<u8>,
-    /// log2 of the bytes of the entry that it is the end of.
-    shift: u32,
+    /// Bytes of the entry that it is the end of.
+    size: usize,
     entries: PhantomData<&'a Entries>,
 }
 
@@ -923,7 +977,7 @@ impl Entry<'_> {
     /// The first half of a 128-byte entry.
     #[must_use]
     pub fn front(self) -> Option<[u8; ENTRY]> {
-        if self.shift < 7 {
+        if self.size == ENTRY {
             return None;
         }
         // SAFETY: a 128-byte entry has 64 bytes before its completion.
@@ -945,7 +999,7 @@ impl Entry<'_> {
     pub fn copy(self, from: Entry<'_>) {
         // SAFETY: 64 writable bytes, D4.
         unsafe { self.base.cast::<[u8; ENTRY]>().write_volatile(from.bytes()) };
-        if self.shift == 7
+        if self.size != ENTRY
             && let Some(front) = from.front()
         {
             // SAFETY: as in `front`.
@@ -1087,19 +1141,29 @@ mod tests {
         for size in [64, 128] {
             let entries = Entries::new(2, size, &Arc::default()).unwrap();
             let consumer = Consumer::new(&entries);
+            let is_written = || consumer.look().unwrap().is_written();
             entries.entry(0).set::<63>(0xf0);
-            assert!(consumer.finds_nothing());
+            assert!(!is_written());
             entries.entry(0).set::<63>(0);
-            assert!(!consumer.finds_nothing());
+            assert!(is_written());
             consumer.set(2);
-            assert!(consumer.finds_nothing(), "the lap is another");
+            assert!(!is_written(), "the lap is another");
             entries.entry(2).set::<63>(1);
-            assert!(!consumer.finds_nothing());
+            entries.entry(3).set::<63>(0x20);
+            assert!(is_written());
             drop(entries);
-            assert_eq!((consumer.finds_nothing(), consumer.index()), (false, 2));
+            assert!(is_written() && consumer.index() == 2);
+            let Look { at, op_own, lap } = consumer.look().unwrap();
+            assert_eq!((at.index(), op_own, lap), (2, 1, 1));
+            let entry = consumer.again(at).unwrap();
+            assert_eq!((entry.first::<63>(), entry.front()), (1, None));
             consumer.set(3);
+            assert!(consumer.again(at).is_none(), "another is the next");
+            assert_eq!(consumer.look().unwrap().op_own, 0x20);
+            consumer.set(2);
+            assert!(consumer.again(at).is_some());
             consumer.hide();
-            assert!(!consumer.finds_nothing());
+            assert!(consumer.look().is_none() && consumer.again(at).is_none(), "of another ring");
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Only field places and the meaning of numbers; nothing read is trusted to be one of them.
 
+use core::hint::cold_path;
+
 use crate::abi::public::*;
 use crate::hw::dma::Entry;
 
@@ -48,6 +50,37 @@ const INLINE_SCATTER_64: u32 = 0x8;
 /// receive is to be posted again.
 const SYNDROME_REMOTE_ABORTED: u32 = 0x22;
 const VENDOR_SYNDROME_ODP_PFAULT: u32 = 0x93;
+
+/// What an entry is to a poll of one.
+pub(super) enum Usual {
+    /// A good completion of a send, of a receive of a plain send, or of another receive, without data inside of the entry.
+    Sent,
+    Plain,
+    Received,
+    /// None of these.
+    None,
+}
+
+/// What an entry is whose last byte is `op_own`, where that of one that is written ends with the bit `lap`.
+#[inline(always)]
+pub(super) fn usual(op_own: u8, lap: u8) -> Usual {
+    const SENT: u8 = (opcode::REQ << 4) as u8;
+    const PLAIN: u8 = (opcode::RESP_SEND << 4) as u8;
+    const FIRST: u8 = (opcode::RESP_WR_IMM << 4) as u8;
+    const LAST: u8 = (opcode::RESP_SEND_INV << 4) as u8;
+    const DATA: u8 = (INLINE_SCATTER_32 | INLINE_SCATTER_64) as u8;
+    // With the owner's bit as it has to be, it is 0. (A match on all of these became a jump through a table.)
+    let bits = (op_own ^ lap) & (0xf0 | DATA | OWNER_MASK as u8);
+    if bits == SENT {
+        Usual::Sent
+    } else if bits == PLAIN {
+        Usual::Plain
+    } else if (FIRST..=LAST).contains(&bits) && bits & 0xf == 0 {
+        Usual::Received
+    } else {
+        Usual::None
+    }
+}
 
 /// A completion, with the word read first.
 #[derive(Debug, Clone, Copy)]
@@ -118,13 +151,6 @@ impl<'a> Cqe<'a> {
         self.entry.be32::<SOP_DROP_QPN>() & 0xff_ffff
     }
 
-    /// [`Cqe::srqn_uidx`] and [`Cqe::invalidated_rkey`], which are neighbours.
-    #[inline(always)]
-    pub(super) fn uidx_and_word(self) -> (u32, u32) {
-        let both = self.entry.be64::<SRQN_UIDX>();
-        ((both >> 32) as u32 & 0xff_ffff, both as u32)
-    }
-
     /// The flow tag of a received packet, where others have the QP number.
     #[inline]
     pub(super) fn flow_tag(self) -> u32 {
@@ -186,6 +212,22 @@ impl<'a> Cqe<'a> {
     #[inline(always)]
     pub(super) fn grh(self) -> u32 {
         self.source().2
+    }
+
+    /// The sender's QP number, if a receive says nothing else of where it came from.
+    #[inline(always)]
+    pub(super) fn plain_source(self) -> Option<u32> {
+        // What follows these is not the rarer, but each has a jump of its own by it: 3 instructions less.
+        if self.entry.be64::<ML_PATH_TO_SLID>() != 0 {
+            cold_path();
+            return None;
+        }
+        let source = self.flags_rqpn();
+        if source > 0xff_ffff {
+            cold_path();
+            return None;
+        }
+        Some(source)
     }
 
     /// What a receive was of: `ibv_wc.opcode`, its part of `ibv_wc.wc_flags`, and from `word`, the invalidated key in host order,

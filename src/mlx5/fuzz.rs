@@ -22,7 +22,7 @@ use crate::uapi::sys::twin::Kernel;
 const BLOCKS: u32 = 32;
 
 /// A QP with its own receives, one with an SRQ, and nothing of either completed.
-fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
+pub(super) fn owner(key: Key, pool: &Arc<Pool>, shared: bool, locking: Locking) -> Option<Arc<Owner>> {
     let (memory, beside) =
         Pages::new(ForkRanges::default()).take_beside(8192, Table::<Slot>::bytes(BLOCKS)).ok()?;
     let dbrec = pool.take().ok()?;
@@ -34,7 +34,7 @@ fn owner(key: Key, pool: &Arc<Pool>, shared: bool) -> Option<Arc<Owner>> {
     let receives = if shared {
         let shape = super::shape::Srq { count: 16, log_units: 1 };
         let units = Units::new(&memory, 0, 32).ok()?;
-        Receives::Shared(Arc::new(srq::Inner::new(shape, units, Arc::new(pool.take().ok()?), Locking::YES)))
+        Receives::Shared(Arc::new(srq::Inner::new(shape, units, Arc::new(pool.take().ok()?), locking)))
     } else {
         Receives::Own(RecvRing::new(
             Table::new(16, || AtomicU64::new(0)),
@@ -81,7 +81,7 @@ pub fn fuzz_cq(data: &[u8]) {
     let mut owners = Vec::new();
     for (key, shared) in [(0, false), (1, true)] {
         let name = if by_uidx { Key::user_index(key) } else { Key::qp(key) };
-        let Some(owner) = owner(name, &pool, shared) else { return };
+        let Some(owner) = owner(name, &pool, shared, Locking::YES) else { return };
         cq.attach(&owner, super::cq::Role::all());
         let mut sq = SendQueue::new(Shape { max_sge: 1, qpn: key, ..Shape::default() }, owner.clone(), None);
         sq.start();
@@ -128,7 +128,7 @@ pub fn fuzz_cq(data: &[u8]) {
 pub fn fuzz_wqe(data: &[u8]) {
     let _kernel = Kernel::real();
     let pool = Pool::new(64, ForkRanges::default());
-    let Some(owner) = owner(Key::user_index(0), &pool, false) else { return };
+    let Some(owner) = owner(Key::user_index(0), &pool, false, Locking::YES) else { return };
     let Some(ring) = &owner.send else { return };
     let kinds = [transport::RC, transport::UC, transport::UD, transport::XRC];
     let kind = kinds.get(usize::from(data.first().copied().unwrap_or(0)) % 4).copied().unwrap_or_default();

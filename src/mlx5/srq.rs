@@ -18,11 +18,11 @@ use crate::ha::ledger::Fate;
 use crate::hw::barrier::udma_to_device_barrier;
 use crate::hw::dma::{Record, Units};
 use crate::hw::table::Table;
-use crate::sync::{Locking, SpinLock};
+use crate::sync::{Guard, Locking, SpinLock};
 
 /// What posts and completions change.
 #[derive(Debug, Clone, Copy)]
-struct List {
+pub(super) struct List {
     /// Posted since the start, which is what the doorbell record says; and the place in the order of the next WQE to post.
     head: u16,
     /// The place of the last free one, which is never posted, so that the list never ends.
@@ -237,7 +237,7 @@ impl Inner {
         let at = u32::from(index);
         let posted = &self.places.at(at).posted;
         // ORDER: Relaxed, as in `index`.
-        if at >= self.places.len() || !posted.load(Ordering::Relaxed) {
+        if !self.places.has(at) || !posted.load(Ordering::Relaxed) {
             return false;
         }
         // ORDER: Relaxed, as in `index`.
@@ -249,8 +249,10 @@ impl Inner {
         true
     }
 
+    /// As [`Inner::complete`], under the lock, of the list or of a copy that takes its place: a barrier between two of them does not make
+    /// the compiler load that again.
     #[inline(always)]
-    fn complete_in(&self, list: &mut List, index: u16) -> Option<u64> {
+    pub(super) fn complete_in(&self, list: &mut List, index: u16) -> Option<u64> {
         // ORDER: Relaxed, as in `index`; without the lock the place might be posted again.
         self.give_back(list, index).then(|| self.wr_ids.at(u32::from(index)).load(Ordering::Relaxed))
     }
@@ -262,16 +264,14 @@ impl Inner {
     }
 
     /// The receive in place `index` completed: its `wr_id`. `None` where the device does not have it.
-    #[inline(always)]
     pub(super) fn complete(&self, index: u16) -> Option<u64> {
-        #[inline(never)]
-        fn any(queue: &Inner, index: u16) -> Option<u64> {
-            queue.complete_in(&mut queue.list.lock(), index)
-        }
-        match self.list.lock_own() {
-            Some(mut list) => self.complete_in(&mut list, index),
-            None => any(self, index),
-        }
+        self.complete_in(&mut self.list.lock(), index)
+    }
+
+    /// The list, for [`Inner::complete_in`].
+    #[inline(always)]
+    pub(super) fn list(&self) -> Guard<'_, List> {
+        self.list.lock()
     }
 
     /// The receive in place `index` found a page missing, which is there now: it is posted once more, unseen by anybody.

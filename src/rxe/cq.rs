@@ -239,6 +239,8 @@ impl Cq {
 }
 
 impl CompletionQueue for Cq {
+    type Arm = super::Arm;
+
     #[inline(always)]
     fn poll_usual(&mut self, out: &mut [MaybeUninit<ibv_wc>]) -> Result<u32, u32> {
         let Some(ring) = &self.ring else { return Err(0) };

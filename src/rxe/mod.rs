@@ -96,6 +96,8 @@ pub struct Arm {
 }
 
 impl family::Arm for Arm {
+    type At<'a> = ();
+
     fn arm(&self, fd: CmdFd, handle: Handle, solicited_only: bool) -> Result<(), Errno> {
         uapi::cq::req_notify(fd, handle, solicited_only)
     }
