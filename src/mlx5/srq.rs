@@ -17,7 +17,7 @@ use crate::family::{Refused, SharedReceiveQueue};
 use crate::ha::ledger::Fate;
 use crate::hw::barrier::udma_to_device_barrier;
 use crate::hw::dma::{Record, Units};
-use crate::hw::table::Table;
+use crate::hw::table::{Table, View};
 use crate::sync::{Guard, Locking, SpinLock};
 
 /// What posts and completions change.
@@ -27,13 +27,19 @@ pub(super) struct List {
     head: u16,
     /// The place of the last free one, which is never posted, so that the list never ends.
     tail: u16,
-    /// The WQE there.
-    last: u16,
+    /// The unit that links the WQE there to its next.
+    last: u32,
 }
 
 /// What is noted of a place, both of the order and of the ring of WQEs: in one table, which a post finds once.
 #[derive(Debug)]
+#[repr(align(16))]
 struct Place {
+    /// What was given with the WQE that is here.
+    wr_id: AtomicU64,
+    /// The unit of its first entry, behind that which links it. To shift by what the queue says is two instructions more, in
+    /// a post and in a completion.
+    first: u32,
     /// The free WQE that stands here in the order of the list, which their first segments tell the device. To go from link to link
     /// instead, as the device does, has each post wait for the load of the one before: 5 of 22 cycles.
     free: AtomicU16,
@@ -41,19 +47,27 @@ struct Place {
     posted: AtomicBool,
 }
 
-/// The queue, shared with the CQs whose completions name it. All of it but `closed` and `usual_sge` is reached under the list's lock.
+/// How usual posts are made.
+mod usual {
+    /// Open, and a WQE has room for one entry.
+    pub(super) const ONE: u32 = 0;
+    /// Open, and a WQE has room for more, so that entries are ended.
+    pub(super) const ENDED: u32 = 1;
+    /// The device is not told: none is made.
+    pub(super) const CLOSED: u32 = 2;
+}
+
+/// The queue, shared with the CQs whose completions name it. All of it but `closed` and `usual` is reached under the list's lock.
 #[derive(Debug)]
 pub(super) struct Inner {
-    wr_ids: Table<AtomicU64>,
     places: Table<Place>,
     units: Units,
-    log_units: u32,
     max_sge: u32,
     list: SpinLock<List>,
     /// The device is not told of posts any more: they are kept until the SRQ is destroyed.
     closed: AtomicBool,
-    /// `max_sge` of a queue that is open; then 0: what every usual post reads instead of `closed`.
-    usual_sge: AtomicU32,
+    /// What every usual post reads instead of `closed` and `max_sge`: one of [`usual`].
+    usual: AtomicU32,
     /// That of `_dbrec`, at hand.
     record: Record,
     _dbrec: Arc<Dbrec>,
@@ -72,25 +86,30 @@ impl Inner {
     /// A queue of `shape` in `units`, nothing posted.
     pub(super) fn new(shape: Shape, units: Units, dbrec: Arc<Dbrec>, locking: Locking) -> Inner {
         let Shape { count, log_units } = shape;
-        let last = (count - 1) as u16;
+        let last = count - 1;
+        // In the order in which they stand, and each free.
+        let mut indices = 0..count;
+        let place = || {
+            let index = indices.next().unwrap_or_default();
+            Place {
+                wr_id: AtomicU64::new(0),
+                first: (index << log_units) + 1,
+                free: AtomicU16::new(index as u16),
+                posted: AtomicBool::new(false),
+            }
+        };
         let queue = Inner {
-            wr_ids: Table::new(count, || AtomicU64::new(0)),
-            places: Table::new(count, || Place { free: AtomicU16::new(0), posted: AtomicBool::new(false) }),
+            places: Table::new(count, place),
             units,
-            log_units,
             max_sge: shape.max_sge(),
-            list: SpinLock::with(locking, List { head: 0, tail: last, last }),
+            list: SpinLock::with(locking, List { head: 0, tail: last as u16, last: last << log_units }),
             closed: AtomicBool::new(false),
-            usual_sge: AtomicU32::new(shape.max_sge()),
+            usual: AtomicU32::new(if shape.max_sge() == 1 { usual::ONE } else { usual::ENDED }),
             record: dbrec.record.clone(),
             _dbrec: dbrec,
         };
-        for index in 0..=last {
-            // ORDER: Relaxed: nobody else has it yet.
-            queue.places.at(u32::from(index)).free.store(index, Ordering::Relaxed);
-            if index < last {
-                queue.link(index, index + 1);
-            }
+        for index in 0..last {
+            queue.link(index << log_units, (index + 1) as u16);
         }
         queue
     }
@@ -112,35 +131,30 @@ impl Inner {
         self.record.store::<RCV_DBR>(u32::from(head));
     }
 
-    /// Entries of a WQE, if posts are made and told as usual. Asked under the lock.
+    /// How usual posts are made, one of [`usual`]. Asked under the lock.
     #[inline(always)]
-    fn usual(&self) -> Option<u32> {
+    fn usual(&self) -> u32 {
         // ORDER: Relaxed, as in `publish`.
-        let max_sge = if OUTLIVES_DEVICES { self.usual_sge.load(Ordering::Relaxed) } else { self.max_sge };
-        (max_sge != 0).then_some(max_sge)
+        self.usual.load(Ordering::Relaxed)
     }
 
-    /// Links the WQE `next` behind that at `index`.
+    /// Links the WQE `next` behind that which the unit `last` begins.
     #[inline(always)]
-    fn link(&self, index: u16, next: u16) {
-        self.units.put(u32::from(index) << self.log_units, wqe::srq_next(next));
+    fn link(&self, last: u32, next: u16) {
+        self.units.put(last, wqe::srq_next(next));
     }
 
-    /// The WQE at a place of the order.
+    /// The WQE at a place of the order, which is posted: the unit of its first entry.
     #[inline(always)]
-    fn index(&self, place: u16) -> u16 {
+    fn note(places: View<'_, Place>, head: u16, wr_id: u64) -> u32 {
         // ORDER: Relaxed: under the lock, as all of these.
-        self.places.at(u32::from(place)).free.load(Ordering::Relaxed)
-    }
-
-    /// The WQE at `index` is posted.
-    #[inline(always)]
-    fn note(&self, index: u16, wr_id: u64) {
-        let at = u32::from(index);
-        // ORDER: Relaxed, as in `index`.
-        self.wr_ids.at(at).store(wr_id, Ordering::Relaxed);
-        // ORDER: Relaxed, as in `index`.
-        self.places.at(at).posted.store(true, Ordering::Relaxed);
+        let index = places.at(u32::from(head)).free.load(Ordering::Relaxed);
+        let place = places.at(u32::from(index));
+        // ORDER: Relaxed, as above.
+        place.wr_id.store(wr_id, Ordering::Relaxed);
+        // ORDER: Relaxed, as above.
+        place.posted.store(true, Ordering::Relaxed);
+        place.first
     }
 
     fn post_one(&self, list: &mut List, wr: &RecvWr<'_>) -> Result<(), Errno> {
@@ -151,9 +165,7 @@ impl Inner {
         if list.head == list.tail {
             return Err(Errno::ENOMEM);
         }
-        let index = self.index(list.head);
-        self.note(index, wr.wr_id());
-        let mut at = (u32::from(index) << self.log_units) + 1;
+        let mut at = Inner::note(self.places.view(), list.head, wr.wr_id());
         for sge in sges {
             self.units.put(at, wqe::entry(sge));
             at += 1;
@@ -170,17 +182,25 @@ impl Inner {
     #[inline(always)]
     fn post_usual(&self, wr: &RecvWr<'_>) -> bool {
         let Some(mut list) = self.list.lock_own() else { return false };
-        let List { head, tail, .. } = *list;
-        let (Some(max_sge), Some(sge)) = (self.usual(), wr.only_sge()) else { return false };
-        if head == tail {
+        // By one test. The other two are asked for apart: as one choice of three, the usual one was found last.
+        if self.usual() == usual::ONE {
+            return self.post_open::<false>(&mut list, wr);
+        }
+        self.usual() == usual::ENDED && self.post_open::<true>(&mut list, wr)
+    }
+
+    /// The same, of a queue that is open, whose WQEs have room for more than one entry where `ENDED`.
+    #[inline(always)]
+    fn post_open<const ENDED: bool>(&self, list: &mut List, wr: &RecvWr<'_>) -> bool {
+        let Some(sge) = wr.only_sge() else { return false };
+        let head = list.head;
+        if head == list.tail {
             return false;
         }
-        let index = self.index(head);
         // First, for which the request itself is not needed any more: no register is saved.
-        self.note(index, wr.wr_id());
-        let at = (u32::from(index) << self.log_units) + 1;
+        let at = Inner::note(self.places.view(), head, wr.wr_id());
         self.units.put(at, wqe::entry(sge));
-        if max_sge > 1 {
+        if ENDED {
             self.units.put(at + 1, wqe::DATA_END);
         }
         let head = head.wrapping_add(1);
@@ -193,21 +213,22 @@ impl Inner {
     #[inline(always)]
     fn post_usual_list(&self, wrs: RecvWrs<'_>) -> bool {
         let Some(mut list) = self.list.lock_own() else { return false };
-        let Some(max_sge) = self.usual() else { return false };
-        let (units, log_units) = (self.units.view(), self.log_units);
+        let usual = self.usual();
+        if usual == usual::CLOSED {
+            return false;
+        }
+        let (units, places) = (self.units.view(), self.places.view());
         let List { mut head, tail, .. } = *list;
         for wr in wrs {
             let Some(sge) = wr.only_sge() else { return false };
             if head == tail {
                 return false;
             }
-            let index = self.index(head);
-            let at = (u32::from(index) << log_units) + 1;
+            let at = Inner::note(places, head, wr.wr_id());
             units.put(at, wqe::entry(sge));
-            if max_sge > 1 {
+            if usual != usual::ONE {
                 units.put(at + 1, wqe::DATA_END);
             }
-            self.note(index, wr.wr_id());
             head = head.wrapping_add(1);
         }
         list.head = head;
@@ -231,30 +252,24 @@ impl Inner {
         result
     }
 
-    /// The receive in place `index`, if the device has it, has no more: whether that is so.
-    #[inline(always)]
-    fn give_back(&self, list: &mut List, index: u16) -> bool {
-        let at = u32::from(index);
-        let posted = &self.places.at(at).posted;
-        // ORDER: Relaxed, as in `index`.
-        if !self.places.has(at) || !posted.load(Ordering::Relaxed) {
-            return false;
-        }
-        // ORDER: Relaxed, as in `index`.
-        posted.store(false, Ordering::Relaxed);
-        self.link(list.last, index);
-        (list.tail, list.last) = (list.tail.wrapping_add(1), index);
-        // ORDER: Relaxed, as in `index`.
-        self.places.at(u32::from(list.tail)).free.store(index, Ordering::Relaxed);
-        true
-    }
-
     /// As [`Inner::complete`], under the lock, of the list or of a copy that takes its place: a barrier between two of them does not make
     /// the compiler load that again.
     #[inline(always)]
     pub(super) fn complete_in(&self, list: &mut List, index: u16) -> Option<u64> {
-        // ORDER: Relaxed, as in `index`; without the lock the place might be posted again.
-        self.give_back(list, index).then(|| self.wr_ids.at(u32::from(index)).load(Ordering::Relaxed))
+        let place = self.places.at(u32::from(index));
+        // ORDER: Relaxed, as in `note`.
+        if !self.places.has(u32::from(index)) || !place.posted.load(Ordering::Relaxed) {
+            return None;
+        }
+        // ORDER: Relaxed, as in `note`.
+        place.posted.store(false, Ordering::Relaxed);
+        list.tail = list.tail.wrapping_add(1);
+        // ORDER: Relaxed, as in `note`.
+        self.places.at(u32::from(list.tail)).free.store(index, Ordering::Relaxed);
+        self.link(list.last, index);
+        list.last = place.first - 1;
+        // ORDER: Relaxed, as in `note`; without the lock the place might be posted again. Last, for which a register less is saved.
+        Some(place.wr_id.load(Ordering::Relaxed))
     }
 
     /// [`Inner::complete`], if this thread owns the lock; it calls nothing.
@@ -278,10 +293,8 @@ impl Inner {
     pub(super) fn repost(&self, index: u16) -> Option<()> {
         let mut list = self.list.lock();
         let wr_id = self.complete_in(&mut list, index)?;
-        let to = self.index(list.head);
-        self.note(to, wr_id);
-        let (from, to) = (u32::from(index) << self.log_units, u32::from(to) << self.log_units);
-        for at in 1..1 << self.log_units {
+        let (from, to) = (self.first(index), Inner::note(self.places.view(), list.head, wr_id));
+        for at in 0..self.max_sge {
             self.units.put(to + at, self.units.get(from + at));
         }
         list.head = list.head.wrapping_add(1);
@@ -289,20 +302,24 @@ impl Inner {
         Some(())
     }
 
+    /// The unit of the first entry of the receive in place `index`.
+    fn first(&self, index: u16) -> u32 {
+        self.places.at(u32::from(index)).first
+    }
+
     /// Hands data that came in the completion to the buffers of the receive in place `index`.
     pub(super) fn scatter(&self, index: u16, data: &[u8]) -> Result<(), Errno> {
-        let first = (u32::from(index) << self.log_units) + 1;
-        if self.units.scatter(first, self.max_sge, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
+        if self.units.scatter(self.first(index), self.max_sge, data) == 0 { Ok(()) } else { Err(Errno::EIO) }
     }
 
     /// What was posted and has not completed, in no order.
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
         let _list = self.list.lock();
-        // ORDER: Relaxed, as in `index`, both.
-        let posted = self.places.iter().map(|place| place.posted.load(Ordering::Relaxed));
-        let wr_ids = self.wr_ids.iter().map(|wr_id| wr_id.load(Ordering::Relaxed));
-        let posted = posted.zip(wr_ids).filter(|(posted, _)| *posted);
-        posted.map(|(_, wr_id)| Outstanding { wr_id, opcode: IBV_WC_RECV, fate: Fate::Unknown }).collect()
+        // ORDER: Relaxed, as in `note`.
+        let posted = self.places.iter().filter(|place| place.posted.load(Ordering::Relaxed));
+        // ORDER: Relaxed, as in `note`.
+        let wr_ids = posted.map(|place| place.wr_id.load(Ordering::Relaxed));
+        wr_ids.map(|wr_id| Outstanding { wr_id, opcode: IBV_WC_RECV, fate: Fate::Unknown }).collect()
     }
 }
 
@@ -332,7 +349,7 @@ impl SharedReceiveQueue for Srq {
     fn close(&self) {
         // ORDER: Relaxed, see `Inner::publish`, both.
         self.inner.closed.store(true, Ordering::Relaxed);
-        self.inner.usual_sge.store(0, Ordering::Relaxed);
+        self.inner.usual.store(usual::CLOSED, Ordering::Relaxed);
     }
 
     fn is_quiet(&self) -> bool {
