@@ -244,6 +244,10 @@ impl World {
     }
 
     fn srq(&mut self, max_wr: u32, max_sge: u32) -> (Srq, Memory, Memory) {
+        self.srq_with(max_wr, max_sge, Locking::YES)
+    }
+
+    fn srq_with(&mut self, max_wr: u32, max_sge: u32, locking: Locking) -> (Srq, Memory, Memory) {
         let (tell, told) = mpsc::channel();
         self.kernel.ioctl(ids::SRQ_CREATE, move |io| {
             let command: wire::CreateSrq = io.read(ids::UHW_IN);
@@ -252,15 +256,8 @@ impl World {
             io.answer(ids::UHW_OUT, &wire::CreateSrqResp { srqn: 0x77, reserved: 0 });
             Ok(())
         });
-        let mut request = SrqRequest {
-            pd: Handle(1),
-            xrc: None,
-            locking: Locking::YES,
-            max_wr,
-            max_sge,
-            srq_limit: 0,
-            user_handle: 0,
-        };
+        let mut request =
+            SrqRequest { pd: Handle(1), xrc: None, locking, max_wr, max_sge, srq_limit: 0, user_handle: 0 };
         let (created, number) = self.family.create_srq(&self.device, &mut request, None).unwrap();
         assert_eq!(number, 0x77);
         let command = told.recv().unwrap();
@@ -919,6 +916,43 @@ fn a_shared_receive_queue_goes_around_in_any_order() {
     cq.complete(Entry::new(cqe::opcode::RESP_ERR, 0, 1).put(54, &[0x93, 0x22]));
     assert!(cq.poll(4).unwrap().is_empty());
     assert_eq!((db.be32(0), srq.outstanding().len()), (6, 3));
+    // What completed stands behind what was the last free one, in the device's list too, and entries where they were.
+    let entry = "00000100 a0b0c0d0 1122334455667788";
+    assert_eq!(buf.bytes(96, 32), hex(&format!("00000002 00000000 0000000000000000 {entry}")));
+    assert_eq!(buf.bytes(64, 32), hex(&format!("00000000 00000000 0000000000000000 {entry}")));
+}
+
+#[test]
+fn usual_receives_of_an_srq_are_posted_as_all_others_until_it_is_full_or_closed() {
+    for max_sge in [1, 2] {
+        let mut world = World::plain();
+        // SAFETY: this thread alone uses it.
+        let (srq, buf, db) = world.srq_with(3, max_sge, unsafe { Locking::no() });
+        let mut sges = [SGE];
+        let mut other = [recv(9, &mut [])];
+        assert!(!srq.post_usual_recv(recv_list(&mut other).only().unwrap()), "no entry");
+        let mut one = [recv(1, &mut sges)];
+        assert!(srq.post_usual_recv(recv_list(&mut one).only().unwrap()));
+        assert!(srq.post_usual_recvs(recv_list(&mut [recv(2, &mut sges), recv(3, &mut sges)])));
+        assert!(!srq.post_usual_recv(recv_list(&mut one).only().unwrap()), "full");
+        assert!(!srq.post_usual_recvs(recv_list(&mut one)), "full");
+        assert_eq!(db.be32(0), 3);
+        let end = if max_sge > 1 { "00000000 00000100 0000000000000000" } else { "" };
+        for (at, next) in [1, 2, 3].into_iter().enumerate() {
+            let wqe = hex(&format!(
+                "0000{next:04x} 00000000 0000000000000000 00000100 a0b0c0d0 1122334455667788 {end}"
+            ));
+            let stride = 32 * max_sge as usize;
+            assert_eq!(buf.bytes(at * stride, wqe.len()), wqe);
+        }
+        let outstanding = |srq: &Srq| srq.outstanding().iter().map(|wr| wr.wr_id).collect::<Vec<_>>();
+        assert_eq!(outstanding(&srq), [1, 2, 3]);
+        assert_eq!([0, 2, 2, 3, 4].map(|at| srq.inner.complete(at)), [Some(1), Some(3), None, None, None]);
+        srq.close();
+        assert!(!srq.post_usual_recv(recv_list(&mut one).only().unwrap()));
+        assert!(!srq.post_usual_recvs(recv_list(&mut one)));
+        assert_eq!((db.be32(0), outstanding(&srq)), (3, vec![2]));
+    }
 }
 
 #[test]
