@@ -7,12 +7,12 @@
 use core::hint::cold_path;
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::clock::Clock;
 use super::cqe::{self, Cqe, Usual, opcode};
 use super::dbrec::Dbrec;
+use super::kits::Kits;
 use super::op::Noted;
 use super::ring::{Key, Outstanding, Owner, Receives};
 use super::srq;
@@ -26,7 +26,6 @@ use crate::hw::barrier::{udma_from_device_barrier, udma_to_device_barrier};
 use crate::hw::dma::{At, Consumer, Entries, Memory};
 use crate::hw::table::{Table, View};
 use crate::log;
-use crate::uapi::sys::process;
 use crate::uapi::{CmdFd, Handle};
 
 use super::uar::CqDoorbell;
@@ -262,98 +261,6 @@ impl Arm {
 
     pub(super) fn new(cq: &Cq, doorbell: CqDoorbell, cqn: u32) -> Arm {
         Arm { shared: cq.shared.clone(), doorbell, cqn, sequence: AtomicU32::new(0) }
-    }
-}
-
-/// The parts of a CQ that the kernel destroyed, for another one: to take them apart and to put such parts together again was half of what
-/// it takes to unmake one and to make one outside of the kernel, mostly for locks and for counts of who has what.
-///
-/// As of [`Pages`](crate::hw::dma::Pages), what was given back last is handed out first, and as it was left, and the first makes room.
-#[derive(Debug)]
-pub(super) struct Kits {
-    /// In which process the rings are, as [`process::number`] says.
-    process: u32,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    kits: VecDeque<(Cq, Arm)>,
-    /// Bytes of their rings.
-    len: usize,
-}
-
-impl Kits {
-    /// How many are kept at most, and how many bytes.
-    const KEPT: usize = 64;
-    const KEPT_LEN: usize = 4 << 20;
-
-    pub(super) fn new() -> Kits {
-        Kits { process: process::number(), kept: Mutex::default() }
-    }
-
-    fn kept(&self) -> Option<MutexGuard<'_, Kept>> {
-        // A forked child may have none of the rings.
-        let ours = self.process == process::number();
-        ours.then(|| self.kept.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// How many there are.
-    #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
-        self.kept().map_or(0, |kept| kept.kits.len())
-    }
-
-    /// The parts of a CQ of `count` entries, of `size` bytes each, that converts no time stamps.
-    pub(super) fn take(&self, count: u32, size: u32) -> Option<(Cq, Arm)> {
-        let mut kept = self.kept()?;
-        let fits = |(cq, _): &(Cq, Arm)| (cq.entries.count(), cq.entries.size()) == (count, size);
-        let at = kept.kits.iter().rposition(fits)?;
-        let (mut cq, arm) = kept.kits.remove(at)?;
-        kept.len -= cq.entries.len();
-        drop(kept);
-        cq.renew();
-        Some((cq, arm))
-    }
-
-    /// Takes what is left of a CQ, which nobody uses.
-    pub(super) fn give_back(&self, mut cq: Cq, arm: Arm) {
-        // Empty, but as large as it was.
-        cq.owners = Owners::new();
-        let (shared, len) = (&cq.shared, cq.entries.len());
-        // Not what was resized, nor what has to do with a device that is dying.
-        if len > Kits::KEPT_LEN
-            || shared.consumer.is_hidden()
-            || shared.clock.is_some()
-            || shared.life.is_over()
-        {
-            return;
-        }
-        let Some(mut kept) = self.kept() else { return };
-        // Without memory for that they are taken apart.
-        if kept.kits.try_reserve(1).is_err() {
-            return;
-        }
-        kept.kits.push_back((cq, arm));
-        kept.len += len;
-        while let Some(over) = kept.over() {
-            // Taken apart while nobody waits for it.
-            drop(kept);
-            drop(over);
-            kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-impl Kept {
-    /// The first, where there are too many, or too many bytes.
-    fn over(&mut self) -> Option<(Cq, Arm)> {
-        if self.kits.len() <= Kits::KEPT && self.len <= Kits::KEPT_LEN {
-            return None;
-        }
-        let first = self.kits.pop_front()?;
-        self.len -= first.0.entries.len();
-        Some(first)
     }
 }
 
@@ -684,6 +591,24 @@ impl Cq {
             reported: false,
             flush: Flush::default(),
             left: None,
+        }
+    }
+
+    /// The parts of a CQ of `count` entries, of `size` bytes each, that converts no time stamps.
+    pub(super) fn used(kits: &Kits<(Cq, Arm)>, count: u32, size: u32) -> Option<(Cq, Arm)> {
+        let (mut cq, arm) = kits.take(|(cq, _)| (cq.entries.count(), cq.entries.size()) == (count, size))?;
+        cq.renew();
+        Some((cq, arm))
+    }
+
+    /// Gives what is left of it, which nobody uses, to `kits`.
+    pub(super) fn give_back(mut self, arm: Arm, kits: &Kits<(Cq, Arm)>) {
+        // Empty, but as large as it was.
+        self.owners = Owners::new();
+        let (shared, len) = (&self.shared, self.entries.len());
+        // Not what was resized, nor what has to do with a device that is dying.
+        if !shared.consumer.is_hidden() && shared.clock.is_none() && !shared.life.is_over() {
+            kits.give_back((self, arm), len);
         }
     }
 

@@ -13,6 +13,7 @@
 //! | `cq` | polling |
 //! | `uar`, `dbrec` | doorbells and their records |
 //! | `shape` | how large the queues are |
+//! | `kits` | what is left of queues, for the next ones |
 //! | `ah`, `clock`, `dm`, `env` | addresses, time stamps, device memory, environment variables |
 //!
 //! Lock order: a CQ's lock before an SRQ's; a send queue's before its doorbell register's; no other two together.
@@ -29,6 +30,7 @@ mod dm;
 mod env;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod kits;
 mod op;
 mod recv;
 mod ring;
@@ -62,14 +64,15 @@ use crate::uapi::wire::{AhAttr, ExModifyQp, ExQueryDeviceResp, ModifyQp, QpCap};
 use crate::uapi::{self, CmdFd, DriverId, Handle, Udata};
 
 pub use ah::Ah;
+use cq::Role;
 pub use cq::{Arm, Cq};
-use cq::{Kits, Role};
 pub use ring::Outstanding;
 pub use send::SendQueue;
 pub use srq::Srq;
 
 use dbrec::Pool;
 use env::Env;
+use kits::Kits;
 use recv::RecvQueue;
 use ring::{Key, Owner, Receives, RecvRing, SendRing, Slot};
 use uar::{Place, Uars, Use};
@@ -140,7 +143,7 @@ pub struct Mlx5 {
     clock: Arc<clock::Clock>,
     /// For memory that the device uses.
     pages: Arc<Pages>,
-    kits: Kits,
+    kits: Kits<(Cq, Arm)>,
     /// The device has atomics.
     atomics: bool,
     /// Of each port, whether it is Ethernet and whether it wants a global header.
@@ -555,7 +558,7 @@ impl Family for Mlx5 {
             return Err(Error::new("find a wall clock for completions", Errno::EOPNOTSUPP));
         }
         let clock = (wallclock && !real_time).then(|| self.clock.clone());
-        let kit = if clock.is_none() { self.kits.take(count, size) } else { None };
+        let kit = if clock.is_none() { Cq::used(&self.kits, count, size) } else { None };
         let (cq, arm) = match kit {
             Some((cq, arm)) => (cq, Some(arm)),
             None => {
@@ -601,7 +604,7 @@ impl Family for Mlx5 {
     }
 
     fn cq_destroyed(&self, cq: Cq, arm: Arm) {
-        self.kits.give_back(cq, arm);
+        cq.give_back(arm, &self.kits);
     }
 
     fn resize_cq(&self, device: &Device, cq: &mut Cq, handle: Handle, cqe: u32) -> Result<u32, Error> {
