@@ -1346,7 +1346,7 @@ mod tests {
 
     fn owner(key: u32) -> Arc<Owner> {
         let csum = crate::sync::atomic::AtomicBool::new(false);
-        Arc::new(Owner { key: Key(key), send: None, receives: Receives::None, qpn: key, csum, _dbrec: None })
+        Arc::new(Owner { key: Key(key), send: None, receives: Receives::None, qpn: key, csum, parts: None })
     }
 
     proptest! {

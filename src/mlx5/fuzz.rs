@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::dbrec::Pool;
 use super::op::transport;
-use super::ring::{Key, Owner, Receives, RecvRing, SendRing, Slot};
+use super::ring::{Key, Owner, Parts, Receives, RecvRing, SendRing, Slot};
 use super::send::{self, SendQueue, Shape};
 use super::wqe;
 use super::{Ah, Cq, srq};
@@ -45,7 +45,15 @@ pub(super) fn owner(key: Key, pool: &Arc<Pool>, shared: bool, locking: Locking) 
         ))
     };
     let (qpn, csum) = (key.0 & 0xff, AtomicBool::new(false));
-    Some(Arc::new(Owner { key, send: Some(send), receives, qpn, csum, _dbrec: Some(dbrec) }))
+    let sizes = super::shape::Qp {
+        sq_blocks: BLOCKS,
+        max_post: BLOCKS,
+        max_inline: 0,
+        rq_count: 16,
+        rq_log_units: 0,
+    };
+    let parts = Some(Parts { sizes, memory, dbrec, index: None });
+    Some(Arc::new(Owner { key, send: Some(send), receives, qpn, csum, parts }))
 }
 
 /// Polls a CQ whose entries are `data`, through both interfaces, with work requests outstanding on two QPs. Nothing may panic

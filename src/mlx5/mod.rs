@@ -74,7 +74,7 @@ use dbrec::Pool;
 use env::Env;
 use kits::Kits;
 use recv::RecvQueue;
-use ring::{Key, Owner, Receives, RecvRing, SendRing, Slot};
+use ring::{Key, Owner, Parts, Receives, RecvRing, SendRing, Slot};
 use uar::{Place, Uars, Use};
 
 /// The PCI vendor, which ECE options belong to.
@@ -143,7 +143,10 @@ pub struct Mlx5 {
     clock: Arc<clock::Clock>,
     /// For memory that the device uses.
     pages: Arc<Pages>,
+    /// What is left of CQs.
     kits: Kits<(Cq, Arm)>,
+    /// What is left of QPs, each with its sizes at hand.
+    queues: Kits<(shape::Qp, Arc<Owner>)>,
     /// The device has atomics.
     atomics: bool,
     /// Of each port, whether it is Ethernet and whether it wants a global header.
@@ -172,7 +175,6 @@ pub struct Qp {
     /// ECE options to set with the next modify, and those that the device answered.
     set_ece: AtomicU32,
     ece: AtomicU32,
-    _index: Option<Index>,
     shares_doorbell: bool,
 }
 
@@ -327,6 +329,7 @@ impl Mlx5 {
             clock,
             pages: Pages::new(fork),
             kits: Kits::new(),
+            queues: Kits::new(),
             atomics,
             ports,
             resp,
@@ -358,14 +361,14 @@ impl Mlx5 {
     }
 
     /// A QP with nothing to post to: an XRC receiver.
-    fn receiver(&self, index: Option<Index>, key: Key) -> Result<Qp, Errno> {
+    fn receiver(&self, key: Key) -> Result<Qp, Errno> {
         let owner = Arc::new(Owner {
             key,
             send: None,
             receives: Receives::None,
             qpn: 0,
             csum: AtomicBool::new(false),
-            _dbrec: None,
+            parts: None,
         });
         let shape = send::Shape { transport: op::transport::XRC, ..send::Shape::default() };
         Ok(Qp {
@@ -375,9 +378,48 @@ impl Mlx5 {
             cap: ibv_qp_cap::zeroed(),
             set_ece: AtomicU32::new(0),
             ece: AtomicU32::new(0),
-            _index: index,
             shares_doorbell: false,
         })
+    }
+
+    /// Queues of a QP that was destroyed.
+    fn used_queues(&self, sizes: &shape::Qp, transport: u8) -> Option<Arc<Owner>> {
+        let (_, mut owner) = self.queues.take(|(kept, _)| kept == sizes)?;
+        // Unless that QP is still there: for an event that nobody has acknowledged, or since another thread is not done with it.
+        Arc::get_mut(&mut owner)?.renew(send::prefix(transport));
+        Some(owner)
+    }
+
+    /// New queues of a QP, which has yet to be named.
+    fn new_queues(&self, device: &Device, sizes: shape::Qp, transport: u8) -> Result<Arc<Owner>, Error> {
+        // What is noted of sends and of receives, in what is left of the queues' last page, or behind it.
+        let slots = Table::<Slot>::bytes(sizes.sq_blocks).next_multiple_of(ENTRY);
+        let wr_ids = Table::<AtomicU64>::bytes(sizes.rq_count);
+        let (memory, beside) =
+            self.pages.take_beside(sizes.bytes(), slots + wr_ids).step("allocate the queues")?;
+        let (slots, wr_ids) = beside.split(slots);
+        let dbrec = self.records.take().step("allocate a doorbell record")?;
+        let (index, uidx) = self.index().step("find a user index")?;
+        let lay_out = "lay out the queues";
+        let send = if sizes.sq_blocks == 0 {
+            None
+        } else {
+            let blocks = Blocks::new(&memory, sizes.sq_offset(), sizes.sq_blocks).step(lay_out)?;
+            let slots = Table::zeroed(slots, sizes.sq_blocks).step(lay_out)?;
+            let (record, life) = (dbrec.record.clone(), device.life.clone());
+            Some(SendRing::new(slots, send::prefix(transport), blocks, record, life))
+        };
+        let receives = if sizes.rq_count == 0 {
+            Receives::None
+        } else {
+            let units = Units::new(&memory, 0, sizes.rq_count << sizes.rq_log_units).step(lay_out)?;
+            let wr_ids = Table::zeroed(wr_ids, sizes.rq_count).step(lay_out)?;
+            let (record, life) = (dbrec.record.clone(), device.life.clone());
+            Receives::Own(RecvRing::new(wr_ids, sizes.rq_log_units, units, record, life))
+        };
+        let (key, csum) = (Key::user_index(uidx), AtomicBool::new(false));
+        let parts = Some(Parts { sizes, memory, dbrec, index });
+        Ok(Arc::new(Owner { key, send, receives, qpn: 0, csum, parts }))
     }
 
     fn create_receiver(&self, device: &Device, request: &mut QpRequest) -> Result<(Created<Qp>, u32), Error> {
@@ -396,7 +438,7 @@ impl Mlx5 {
             uapi::qp::create(device.fd, &create, Udata::both(&command, &mut resp)).step("create the QP")?;
         request.cap = ibv_qp_cap::zeroed();
         let object = self
-            .receiver(None, Key::qp(made.qp_num))
+            .receiver(Key::qp(made.qp_num))
             .inspect_err(|_| undo(uapi::qp::destroy(device.fd, made.handle)))
             .step("create the QP")?;
         // ORDER: Relaxed: not shared yet.
@@ -670,7 +712,7 @@ impl Family for Mlx5 {
             let key = if self.by_uidx() { Key::user_index(uidx) } else { Key::srq(resp.srqn) };
             let receives = Receives::Shared(inner.clone());
             let csum = AtomicBool::new(false);
-            let owner = Arc::new(Owner { key, send: None, receives, qpn: 0, csum, _dbrec: None });
+            let owner = Arc::new(Owner { key, send: None, receives, qpn: 0, csum, parts: None });
             cq.lock().attach(&owner, Role::RECEIVES);
             owner
         });
@@ -713,14 +755,12 @@ impl Family for Mlx5 {
         let own_receives = request.srq.is_none() && request.qp_type != IBV_QPT_XRC_SEND;
         let sizes = shape::qp(&self.limits(), request.qp_type, request.send_ops, &request.cap, own_receives)
             .step("check the QP's sizes against the device")?;
-        // What is noted of sends and of receives, in what is left of the queues' last page, or behind it.
-        let slots = Table::<Slot>::bytes(sizes.sq_blocks).next_multiple_of(ENTRY);
-        let wr_ids = Table::<AtomicU64>::bytes(sizes.rq_count);
-        let (memory, beside) =
-            self.pages.take_beside(sizes.bytes(), slots + wr_ids).step("allocate the queues")?;
-        let (slots, wr_ids) = beside.split(slots);
-        let dbrec = self.records.take().step("allocate a doorbell record")?;
-        let (index, uidx) = self.index().step("find a user index")?;
+        let transport = op::transport_of(request.qp_type);
+        let mut owner = match self.used_queues(&sizes, transport) {
+            Some(owner) => owner,
+            None => self.new_queues(device, sizes, transport)?,
+        };
+        let parts = owner.parts.as_ref().ok_or(Error::new("lay out the queues", Errno::EINVAL))?;
         let register = self.register(attached.pd).step("find a doorbell")?;
         let mut flags = if self.env.scatter_to_cqe { wire::QP_FLAG_SCATTER_CQE } else { 0 };
         let mut bfreg_index = 0;
@@ -729,13 +769,13 @@ impl Family for Mlx5 {
             bfreg_index = id;
         }
         let command = wire::CreateQp {
-            buf_addr: memory.address(0),
-            db_addr: dbrec.record.address(),
+            buf_addr: parts.memory.address(0),
+            db_addr: parts.dbrec.record.address(),
             sq_wqe_count: sizes.sq_blocks,
             rq_wqe_count: sizes.rq_count,
             rq_wqe_shift: sizes.rq_shift(),
             flags,
-            uidx,
+            uidx: parts.index.as_ref().map_or(wire::UIDX_NONE, |index| index.value),
             bfreg_index,
             ece_options: if self.resp.comp_mask & wire::RESP_MASK_ECE != 0 { ECE_VERSION_1 } else { 0 },
             ..Default::default()
@@ -769,35 +809,16 @@ impl Family for Mlx5 {
                     self.uars.chosen(resp.bfreg_index).step("find the doorbell that the kernel chose")?,
                 ),
             };
-            let lay_out = "lay out the queues";
-            let send = if sizes.sq_blocks == 0 {
-                None
-            } else {
-                let units = Blocks::new(&memory, sizes.sq_offset(), sizes.sq_blocks).step(lay_out)?;
-                let prefix = send::prefix(op::transport_of(request.qp_type));
-                let slots = Table::zeroed(slots, sizes.sq_blocks).step(lay_out)?;
-                let record = dbrec.record.clone();
-                Some(SendRing::new(slots, prefix, units, record, device.life.clone()))
-            };
-            let receives = if let Some(srq) = attached.srq {
-                Receives::Shared(srq.inner.clone())
-            } else if sizes.rq_count == 0 {
-                Receives::None
-            } else {
-                let units = Units::new(&memory, 0, sizes.rq_count << sizes.rq_log_units).step(lay_out)?;
-                Receives::Own(RecvRing::new(
-                    Table::zeroed(wr_ids, sizes.rq_count).step(lay_out)?,
-                    sizes.rq_log_units,
-                    units,
-                    dbrec.record.clone(),
-                    device.life.clone(),
-                ))
-            };
-            let key = if self.by_uidx() { Key::user_index(uidx) } else { Key::qp(made.qp_num) };
-            let csum = AtomicBool::new(false);
-            let owner = Arc::new(Owner { key, send, receives, qpn: made.qp_num, csum, _dbrec: Some(dbrec) });
+            let named = Arc::get_mut(&mut owner).ok_or(Error::new("name the queues", Errno::EINVAL))?;
+            named.qpn = made.qp_num;
+            if !self.by_uidx() {
+                named.key = Key::qp(made.qp_num);
+            }
+            if let Some(srq) = attached.srq {
+                named.receives = Receives::Shared(srq.inner.clone());
+            }
             let shape = send::Shape {
-                transport: op::transport_of(request.qp_type),
+                transport,
                 sq_sig_all: request.sq_sig_all,
                 atomics: self.atomics,
                 prefer_bf: self.env.prefer_bf,
@@ -806,9 +827,9 @@ impl Family for Mlx5 {
                 max_inline: sizes.max_inline,
                 max_post: sizes.max_post,
             };
-            Ok((owner, shape, register))
+            Ok((shape, register))
         })();
-        let (owner, shape, register) =
+        let (shape, register) =
             built.inspect_err(|_: &Error| undo(uapi::qp::destroy(device.fd, made.handle)))?;
         if let Some(cq) = attached.recv_cq {
             cq.lock().attach(&owner, Role::RECEIVES);
@@ -833,14 +854,13 @@ impl Family for Mlx5 {
             cap: request.cap,
             set_ece: AtomicU32::new(0),
             ece: AtomicU32::new(resp.ece_options),
-            _index: index,
             shares_doorbell,
         };
         Ok((Created { handle: made.handle, object }, made.qp_num))
     }
 
     fn opened_qp(&self) -> Result<Qp, Errno> {
-        self.receiver(None, Key::user_index(wire::UIDX_NONE))
+        self.receiver(Key::user_index(wire::UIDX_NONE))
     }
 
     fn qp_entered(&self, qp: &Qp, state: u32, attached: &Attached<'_, Mlx5>) {
@@ -890,6 +910,9 @@ impl Family for Mlx5 {
 
     fn qp_destroyed(&self, qp: &Qp, attached: &Attached<'_, Mlx5>) {
         each_cq(attached, |cq| cq.detach(&qp.owner));
+        if let Some(parts) = qp.owner.parts.as_ref().filter(|_| qp.owner.serves_again()) {
+            self.queues.give_back((parts.sizes, qp.owner.clone()), parts.memory.len());
+        }
     }
 
     fn qp_cap(&self, qp: &Qp, cap: ibv_qp_cap) -> ibv_qp_cap {

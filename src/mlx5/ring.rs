@@ -12,8 +12,10 @@
 
 use std::sync::Arc;
 
+use super::Index;
 use super::dbrec::Dbrec;
 use super::op::Noted;
+use super::shape;
 use super::srq;
 use super::wqe;
 use crate::error::Errno;
@@ -22,7 +24,7 @@ use crate::ha::ledger::Fate;
 pub use crate::ha::ledger::Outstanding;
 use crate::ha::life::Life;
 use crate::hw::barrier::udma_to_device_barrier;
-use crate::hw::dma::{Block, BlockView, Blocks, Record, UnitView, Units};
+use crate::hw::dma::{Block, BlockView, Blocks, Memory, Record, UnitView, Units};
 use crate::hw::table::{Table, View};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -104,6 +106,10 @@ impl Kept {
 
     fn new(life: Arc<Life>) -> Kept {
         Kept { up_to: AtomicU32::new(Kept::NONE), life }
+    }
+
+    fn renew(&mut self) {
+        self.up_to = AtomicU32::new(Kept::NONE);
     }
 
     /// Posts up to `end` were kept.
@@ -274,6 +280,18 @@ impl SendRing {
         // ORDER: Release, partner is the Acquire in `tail`.
         self.retired.store(Meta::NONE.pack(), Ordering::Release);
         self.kept.reset(|| self.record.store::<SND_DBR>(0));
+    }
+
+    /// As new, with `prefix` as in [`SendRing::new`], but for what is in the blocks, and for the record.
+    fn renew(&mut self, prefix: u32) {
+        for slot in self.slots.iter() {
+            // ORDER: Relaxed: nobody looks.
+            slot.meta.store(Meta::NONE.pack(), Ordering::Relaxed);
+        }
+        self.retired = AtomicU64::new(Meta::NONE.pack());
+        self.gate = Gate::new();
+        self.kept.renew();
+        self.prefix = prefix;
     }
 
     /// What was posted and has not completed, in posting order. Nobody posts or polls meanwhile.
@@ -477,6 +495,13 @@ impl RecvRing {
         self.kept.reset(|| self.record.store::<RCV_DBR>(0));
     }
 
+    /// As new, but for what is in the units and beside them, and for the record.
+    fn renew(&mut self) {
+        self.tail = AtomicU32::new(0);
+        self.gate = Gate::new();
+        self.kept.renew();
+    }
+
     /// What was posted and has not completed, in posting order. Nobody posts or polls meanwhile.
     pub(super) fn outstanding(&self) -> Vec<Outstanding> {
         let tail = self.tail();
@@ -539,8 +564,18 @@ pub(super) struct Owner {
     pub(super) qpn: u32,
     /// Received packets carry a checksum verdict.
     pub(super) csum: AtomicBool,
-    /// Whose record its rings have: nobody else gets it as long as they are there.
-    pub(super) _dbrec: Option<Dbrec>,
+    /// Of a QP that the device knows of.
+    pub(super) parts: Option<Parts>,
+}
+
+/// What the rings of a QP are in, and its name: nobody else gets them as long as it is there.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) sizes: shape::Qp,
+    pub(super) memory: Arc<Memory>,
+    pub(super) dbrec: Dbrec,
+    /// Given back when the CQs have forgotten it.
+    pub(super) index: Option<Index>,
 }
 
 impl Owner {
@@ -548,6 +583,31 @@ impl Owner {
     pub(super) fn checks_sums(&self) -> bool {
         // ORDER: Relaxed: set by a modify long before a packet comes.
         self.csum.load(Ordering::Relaxed)
+    }
+
+    /// Whether its queues may be another QP's when it is destroyed: not those that an SRQ belongs to, nor a device that is dying.
+    pub(super) fn serves_again(&self) -> bool {
+        let life = match (&self.send, &self.receives) {
+            (_, Receives::Shared(_)) | (None, Receives::None) => return false,
+            (Some(send), _) => &send.kept.life,
+            (None, Receives::Own(ring)) => &ring.kept.life,
+        };
+        !life.is_over()
+    }
+
+    /// As new, for a QP whose WQEs have `prefix` units in front of the operation's own; it has yet to be named.
+    pub(super) fn renew(&mut self, prefix: u32) {
+        if let Some(send) = &mut self.send {
+            send.renew(prefix);
+        }
+        if let Receives::Own(ring) = &mut self.receives {
+            ring.renew();
+        }
+        if let Some(parts) = &self.parts {
+            parts.dbrec.record.store::<RCV_DBR>(0);
+            parts.dbrec.record.store::<SND_DBR>(0);
+        }
+        self.csum = AtomicBool::new(false);
     }
 }
 

@@ -1068,6 +1068,70 @@ fn the_parts_of_a_destroyed_cq_serve_as_new() {
 }
 
 #[test]
+fn the_queues_of_a_destroyed_qp_serve_as_new() {
+    let mut world = World::plain();
+    let mut cq = world.cq(63, 0);
+    let parts = |qp: &TestQp| (qp.command.buf_addr, qp.command.db_addr, qp.command.uidx);
+    let mut first = None;
+    for (round, qp_type) in (0..).zip([IBV_QPT_RC, IBV_QPT_UC, IBV_QPT_RC]) {
+        let qp = world.qp_with(&cq, qp_type, CAP, None, &Pd::default(), round == 0);
+        assert_eq!(world.family.queues.count(), 0);
+        assert_eq!(*first.get_or_insert(parts(&qp)), parts(&qp));
+        assert_eq!((qp.db.be32(0), qp.db.be32(4), qp.qp.outstanding()), (0, 0, vec![]));
+        assert!(!qp.qp.owner.checks_sums());
+        // One less than the last one had, which is not for this one.
+        for id in round..3 {
+            post(&qp.qp, &mut [send(10 + id, IBV_WR_SEND, &mut [])]).unwrap();
+            qp.qp.post_recv(recv_list(&mut [recv(20 + id, &mut [])])).unwrap();
+        }
+        assert_eq!(
+            (qp.db.be32(0), qp.db.be32(4), qp.sq.bytes(0, 4)),
+            (3 - round as u32, 3 - round as u32, hex("0000000a"))
+        );
+        cq.complete(Entry::sent(0, 3 - round as u16, opcode_send()));
+        assert_ne!(cq.poll(4).map(|polled| polled.len()), Ok(1));
+        cq.complete(Entry::sent(0, 0, opcode_send()));
+        cq.complete(Entry::new(cqe::opcode::RESP_SEND, 0, 0));
+        assert_eq!(cq.ids(4), [10 + round, 20 + round]);
+        // One that nobody polls, and others that never complete.
+        cq.complete(Entry::sent(0, 1, opcode_send()));
+        // ORDER: Relaxed: one thread.
+        qp.qp.owner.csum.store(true, Ordering::Relaxed);
+        let attached = Attached::<Mlx5> { pd: None, send_cq: Some(&cq.cq), recv_cq: Some(&cq.cq), srq: None };
+        world.family.qp_destroyed(&qp.qp, &attached);
+        assert_eq!(world.family.queues.count(), 1);
+        drop(qp);
+        // Of other sizes are made anew.
+        let cap = ibv_qp_cap { max_recv_wr: 8, ..CAP };
+        let other = world.qp_with(&cq, IBV_QPT_RC, cap, None, &Pd::default(), false);
+        assert_eq!(world.family.queues.count(), 1);
+        assert_ne!(parts(&other).0, first.unwrap().0);
+        assert_ne!(parts(&other).1, first.unwrap().1);
+        assert_ne!(parts(&other).2, first.unwrap().2);
+        cq.cq.lock().detach(&other.qp.owner);
+    }
+}
+
+#[test]
+fn a_qp_that_is_still_there_or_has_an_srq_or_is_of_a_device_that_is_gone_leaves_no_queues() {
+    let mut world = World::plain();
+    let cq = world.cq(63, 0);
+    let attached = || Attached::<Mlx5> { pd: None, send_cq: Some(&cq.cq), recv_cq: Some(&cq.cq), srq: None };
+    let qp = world.qp(&cq, IBV_QPT_RC, CAP, None);
+    world.family.qp_destroyed(&qp.qp, &attached());
+    let other = world.qp_with(&cq, IBV_QPT_RC, CAP, None, &Pd::default(), false);
+    assert_ne!(qp.command.buf_addr, other.command.buf_addr);
+    assert_eq!(world.family.queues.count(), 0);
+    let (srq, ..) = world.srq(4, 1);
+    let with_srq = world.qp(&cq, IBV_QPT_RC, CAP, Some(&srq));
+    world.family.qp_destroyed(&with_srq.qp, &attached());
+    assert_eq!(world.family.queues.count(), 0);
+    world.gone();
+    world.family.qp_destroyed(&other.qp, &attached());
+    assert_eq!(world.family.queues.count(), 0);
+}
+
+#[test]
 fn a_cq_that_was_resized_or_of_a_device_that_is_gone_leaves_no_parts() {
     let mut world = World::plain();
     let mut cq = world.cq(3, 0);
