@@ -162,7 +162,7 @@ pub struct Pd {
 /// A thread domain: a doorbell register that its QPs have to themselves.
 #[derive(Debug, Clone)]
 pub struct Td {
-    register: Arc<Use>,
+    register: Use,
 }
 
 /// A queue pair.
@@ -349,15 +349,11 @@ impl Mlx5 {
     }
 
     /// The doorbell register of a new QP, if we choose it.
-    fn register(&self, pd: Option<&Pd>) -> Result<Option<Arc<Use>>, Errno> {
+    fn register(&self, pd: Option<&Pd>) -> Result<Option<Use>, Errno> {
         if let Some(td) = pd.and_then(|pd| pd.td.as_ref()) {
             return Ok(Some(td.register.clone()));
         }
-        if self.uars.kernel_chooses() {
-            Ok(None)
-        } else {
-            self.uars.for_qp().map(|register| Some(Arc::new(register)))
-        }
+        if self.uars.kernel_chooses() { Ok(None) } else { self.uars.for_qp().map(Some) }
     }
 
     /// A QP with nothing to post to: an XRC receiver.
@@ -573,7 +569,7 @@ impl Family for Mlx5 {
 
     fn alloc_td(&self, _device: &Device) -> Result<Td, Error> {
         let register = self.uars.for_thread_domain().step("find a doorbell of its own")?;
-        Ok(Td { register: Arc::new(register) })
+        Ok(Td { register })
     }
 
     fn null_mr(&self) -> Result<u32, Errno> {
@@ -805,9 +801,7 @@ impl Family for Mlx5 {
         let built = (|| {
             let register = match register {
                 Some(register) => register,
-                None => Arc::new(
-                    self.uars.chosen(resp.bfreg_index).step("find the doorbell that the kernel chose")?,
-                ),
+                None => self.uars.chosen(resp.bfreg_index).step("find the doorbell that the kernel chose")?,
             };
             let named = Arc::get_mut(&mut owner).ok_or(Error::new("name the queues", Errno::EINVAL))?;
             named.qpn = made.qp_num;

@@ -10,7 +10,7 @@ use super::ah::Ah;
 use super::builder::Builder;
 use super::op::{self, Form, Op, Ops, ops_of, transport};
 use super::ring::{FIRST, Meta, Owner, Place, Rows, SendRing, Slot};
-use super::uar::{Entered, Register, Short, Use};
+use super::uar::{Back, Entered, Register, Short, Use};
 use super::wqe::{self, Bind};
 use crate::abi::public::*;
 use crate::abi::wr::{Atomic, InlineData, Rdma, SendWr, SendWrs, UserBytes};
@@ -26,7 +26,7 @@ pub struct SendQueue {
     /// Where its doorbell is; none where nothing is sent.
     pub(super) register: Option<Arc<Register>>,
     /// Keeps the register ours.
-    _use: Option<Arc<Use>>,
+    _back: Option<Arc<Back>>,
 }
 
 /// Where posting stands, and what every WQE of the queue has.
@@ -843,14 +843,10 @@ impl Producer {
 }
 
 impl SendQueue {
-    pub(super) fn new(shape: Shape, owner: Arc<Owner>, register: Option<Arc<Use>>) -> SendQueue {
-        let max_burst = register.as_ref().map_or(0, |register| register.register.half() / 16);
-        SendQueue {
-            owner,
-            producer: Producer::new(shape, max_burst),
-            register: register.as_ref().map(|register| register.register.clone()),
-            _use: register,
-        }
+    pub(super) fn new(shape: Shape, owner: Arc<Owner>, doorbell: Option<Use>) -> SendQueue {
+        let (register, back) = doorbell.map(|doorbell| (doorbell.register, doorbell.back)).unzip();
+        let max_burst = register.as_ref().map_or(0, |register| register.half() / 16);
+        SendQueue { owner, producer: Producer::new(shape, max_burst), register, _back: back.flatten() }
     }
 
     /// The queue is empty, as after a reset.

@@ -1495,7 +1495,7 @@ fn registers_are_a_qps_own_then_shared_then_used_again() {
     let pd = world.family.parent_domain(&Pd::default(), Some(&td));
     assert!(world.family.is_single_threaded(Some(&pd)) && !world.family.is_single_threaded(None));
     let register = world.family.register(Some(&pd)).unwrap().unwrap();
-    assert!(Arc::ptr_eq(&register, &td.register));
+    assert!(Arc::ptr_eq(&register.register, &td.register.register));
 }
 
 #[test]

@@ -293,10 +293,18 @@ struct Free {
     made_dedicated: usize,
 }
 
-/// A register in use; given back when dropped.
-#[derive(Debug)]
+/// A register in use.
+#[derive(Debug, Clone)]
 pub(super) struct Use {
     pub(super) register: Arc<Register>,
+    /// None of a register that is counted by who has it, or not to be given back.
+    pub(super) back: Option<Arc<Back>>,
+}
+
+/// Gives a register back when dropped.
+#[derive(Debug)]
+pub(super) struct Back {
+    register: Arc<Register>,
     list: List,
     uars: Arc<Uars>,
 }
@@ -305,17 +313,26 @@ pub(super) struct Use {
 enum List {
     Dedicated,
     ThreadDomain,
-    /// Counted by who has it, or not to be given back.
-    Other,
 }
 
-impl Drop for Use {
+impl Use {
+    fn of(register: Arc<Register>) -> Use {
+        Use { register, back: None }
+    }
+
+    /// Of one that goes back to `list`.
+    fn from_list(register: Arc<Register>, list: List, uars: &Arc<Uars>) -> Use {
+        let back = Back { register: register.clone(), list, uars: uars.clone() };
+        Use { register, back: Some(Arc::new(back)) }
+    }
+}
+
+impl Drop for Back {
     fn drop(&mut self) {
         let mut free = self.uars.free.lock().unwrap_or_else(PoisonError::into_inner);
         match self.list {
             List::Dedicated => free.dedicated.push_back(self.register.clone()),
             List::ThreadDomain => free.thread_domain.push_back(self.register.clone()),
-            List::Other => {}
         }
     }
 }
@@ -425,10 +442,10 @@ impl Uars {
     }
 
     /// The register that the kernel chose.
-    pub(super) fn chosen(self: &Arc<Uars>, number: u32) -> Result<Use, Errno> {
+    pub(super) fn chosen(&self, number: u32) -> Result<Use, Errno> {
         // A number beyond those that were mapped is an address that nobody may use.
         let register = self.fixed.get(number as usize).ok_or(Errno::EPROTO)?.clone();
-        Ok(Use { register, list: List::Other, uars: self.clone() })
+        Ok(Use::of(register))
     }
 
     /// The registers of a new BlueFlame page.
@@ -448,9 +465,9 @@ impl Uars {
             .collect()
     }
 
-    fn without_blueflame(self: &Arc<Uars>) -> Result<Use, Errno> {
+    fn without_blueflame(&self) -> Result<Use, Errno> {
         let register = self.nc.clone().ok_or(Errno::EOPNOTSUPP)?;
-        Ok(Use { register, list: List::Other, uars: self.clone() })
+        Ok(Use::of(register))
     }
 
     /// A register for a QP: one of its own while there are, then the shared one with the fewest users.
@@ -474,7 +491,7 @@ impl Uars {
             }
         }
         if let Some(register) = free.dedicated.pop_front() {
-            return Ok(Use { register, list: List::Dedicated, uars: self.clone() });
+            return Ok(Use::from_list(register, List::Dedicated, self));
         }
         let made = self.shared().len();
         if made < self.max_shared
@@ -485,7 +502,7 @@ impl Uars {
         drop(free);
         let register = self.shared().iter().min_by_key(|register| Arc::strong_count(register)).cloned();
         match register {
-            Some(register) => Ok(Use { register, list: List::Other, uars: self.clone() }),
+            Some(register) => Ok(Use::of(register)),
             None => self.without_blueflame(),
         }
     }
@@ -501,7 +518,7 @@ impl Uars {
             free.thread_domain.extend(registers);
         }
         let register = free.thread_domain.pop_front().ok_or(Errno::ENOMEM)?;
-        Ok(Use { register, list: List::ThreadDomain, uars: self.clone() })
+        Ok(Use::from_list(register, List::ThreadDomain, self))
     }
 }
 
