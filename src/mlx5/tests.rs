@@ -225,6 +225,9 @@ impl World {
         let (created, _) = self.family.create_qp(&self.device, &mut request, &attached).unwrap();
         let command = told.recv().unwrap();
         let qp = created.object;
+        // Whatever its queues were before.
+        assert!(qp.owner.send.as_ref().is_none_or(|send| send.gate.limit() == 0), "it takes nothing yet");
+        assert!(!matches!(&qp.owner.receives, Receives::Own(ring) if ring.gate.limit() != 0));
         for state in [IBV_QPS_INIT, IBV_QPS_RTR, IBV_QPS_RTS] {
             self.family.qp_entered(&qp, state, &attached);
         }
