@@ -692,7 +692,7 @@ struct Ring {
     base: NonNull<u8>,
     mask: u32,
     /// Bytes of an entry: a product takes fewer instructions than a shift, whose number has a register of its own.
-    size: usize,
+    size: u32,
 }
 
 // SAFETY: D4: read under the queue's lock; the device writes entries that it owns.
@@ -710,7 +710,7 @@ impl Entries {
         let len = (count as usize).checked_mul(size as usize).ok_or(Errno::ENOMEM)?;
         let memory = pages.take(len)?;
         let base = memory.place(size as usize - ENTRY, ENTRY)?;
-        Ok(Entries { ring: Ring { base, mask: count - 1, size: size as usize }, memory })
+        Ok(Entries { ring: Ring { base, mask: count - 1, size }, memory })
     }
 
     /// The ring, to be read entry by entry: a copy, which a barrier between entries does not make the compiler load again.
@@ -729,7 +729,7 @@ impl Entries {
     /// Bytes of an entry.
     #[must_use]
     pub fn size(&self) -> u32 {
-        self.ring.size as u32
+        self.ring.size
     }
 
     /// Bytes of all of them.
@@ -784,10 +784,10 @@ impl<'a> View<'a> {
     #[inline(always)]
     #[must_use]
     pub fn entry(self, index: u32) -> Entry<'a> {
-        let offset = (index & self.ring.mask) as usize * self.ring.size;
+        let offset = (index & self.ring.mask) as usize * self.ring.size as usize;
         // SAFETY: D2.
         let base = unsafe { self.ring.base.add(offset) };
-        Entry { base, size: self.ring.size, entries: PhantomData }
+        Entry { base, size: self.ring.size as usize, entries: PhantomData }
     }
 }
 
@@ -801,7 +801,7 @@ pub struct Consumer {
     mask: u32,
     /// `mask + 1`, at hand.
     count: u32,
-    size: usize,
+    size: u32,
     /// Keeps the ring that `base` leads to, even when the queue has another one by now.
     _memory: Arc<Memory>,
 }
@@ -859,7 +859,7 @@ impl Consumer {
         // this question came first.
         let index = self.index();
         // SAFETY: D5: a completion, valid as long as `_memory`.
-        let base = unsafe { base.add((index & self.mask) as usize * self.size) };
+        let base = unsafe { base.add((index & self.mask) as usize * self.size as usize) };
         let at = At { base, index, consumer: PhantomData };
         // Nothing else of the entry is read here.
         let op_own = at.entry().first::<{ ENTRY - 1 }>();
