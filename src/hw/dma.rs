@@ -336,13 +336,6 @@ impl Units {
         self.view().put(index, unit);
     }
 
-    /// The same, by one store, as [`Block::put_wide`].
-    #[inline(always)]
-    pub fn put_wide(&self, index: u32, unit: [u64; 2]) {
-        // SAFETY: D2, D4; a unit is aligned to its length.
-        unsafe { self.at(index).cast::<Wide>().write(wide(unit)) };
-    }
-
     /// Reads one unit.
     #[inline(always)]
     #[must_use]
@@ -520,9 +513,7 @@ impl<'a> BlockView<'a> {
     /// Writes unit `at` of the block at `index`, or of one behind it; its bytes in memory order.
     #[inline(always)]
     pub fn put_unit(self, index: u32, at: u32, unit: [u64; 2]) {
-        let place = index.wrapping_mul(4).wrapping_add(at) & self.mask;
-        // SAFETY: D2: a masked index.
-        let to = unsafe { self.base.add(place as usize) };
+        let (to, _) = self.place(index, at);
         // SAFETY: D2, D4.
         unsafe { to.write(unit) };
     }
@@ -842,7 +833,8 @@ impl Consumer {
         self.base.store(core::ptr::null_mut(), Ordering::Relaxed);
     }
 
-    /// Whether it was hidden.
+    /// Whether it was hidden, which only the consumer does.
+    #[inline(always)]
     #[must_use]
     pub fn is_hidden(&self) -> bool {
         // ORDER: Relaxed, as in `set`.
@@ -870,8 +862,7 @@ impl Consumer {
     #[inline(always)]
     #[must_use]
     pub fn again<'a>(&self, at: At<'a>) -> Option<Entry<'a>> {
-        // ORDER: Relaxed: as for `index`, only the consumer writes it.
-        let shown = !self.base.load(Ordering::Relaxed).is_null();
+        let shown = !self.is_hidden();
         (shown && self.index() == at.index).then(|| at.entry())
     }
 }

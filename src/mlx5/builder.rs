@@ -281,7 +281,7 @@ impl SendQueue {
         }
         let (record, post, block) = (&ring.record, producer.post, ring.blocks.block(at));
         let burst_all = burst <= wqe::UNITS_PER_BB;
-        burst_all && register.ring_short(Short { record, post, block, burst: burst != 0, wide: true })
+        burst_all && register.ring_short(Short { record, post, block, burst: burst != 0 })
     }
 }
 

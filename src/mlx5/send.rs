@@ -153,7 +153,11 @@ pub(super) fn put_inline(
 pub(super) fn put_sges(ring: &SendRing, unit: u32, sges: &[ibv_sge]) -> u32 {
     let mut count = 0;
     for sge in sges.iter().filter(|sge| sge.length != 0) {
-        ring.blocks.units().put_wide(unit.wrapping_add(count), wqe::data(sge.length, sge.lkey, sge.addr));
+        ring.blocks.view().put_unit_wide(
+            0,
+            unit.wrapping_add(count),
+            wqe::data(sge.length, sge.lkey, sge.addr),
+        );
         count += 1;
     }
     count
@@ -601,13 +605,7 @@ impl Producer {
         };
         let next = self.end_single(ring, block, wr, op, ds);
         let burst = self.burst(ds, inline);
-        if register.ring_short(Short {
-            record: &ring.record,
-            post: next,
-            block,
-            burst: burst != 0,
-            wide: true,
-        }) {
+        if register.ring_short(Short { record: &ring.record, post: next, block, burst: burst != 0 }) {
             Posted::Told
         } else {
             Posted::Untold { last: post, burst }

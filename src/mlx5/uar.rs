@@ -92,8 +92,6 @@ pub(super) struct Short<'a> {
     pub(super) block: Block<'a>,
     /// Whether it shall be written to the register itself.
     pub(super) burst: bool,
-    /// Whether each of its units was written by one store.
-    pub(super) wide: bool,
 }
 
 impl Register {
@@ -191,14 +189,12 @@ impl Register {
     /// As [`Register::publish`] and [`Register::store`]; what both do in their turn, in one closure-taking function, cost a post 24
     /// instructions.
     #[inline(always)]
-    fn store_short(&self, Short { record, post, block, burst, wide }: Short<'_>) {
+    fn store_short(&self, Short { record, post, block, burst }: Short<'_>) {
         self.publish(record, post);
         // ORDER: Relaxed, as in `store`.
         let turn = self.turn.load(Ordering::Relaxed);
-        if burst && wide {
+        if burst {
             self.halves.store_wide(turn, 0, block);
-        } else if burst {
-            self.halves.store_burst(turn, 0, block);
         } else {
             self.halves.store64(turn, block.word(0));
         }

@@ -130,7 +130,7 @@ fn nothing_rings_a_closed_register_with_an_owner() {
 fn nothing_rings_a_closed_register_for_short() {
     check_within("mlx5 closed register, a single post", Some(3), || {
         closed_under_way(owned, |register, record, blocks, post| {
-            let short = Short { record, post, block: blocks.at(0), burst: false, wide: false };
+            let short = Short { record, post, block: blocks.at(0), burst: false };
             register.ring_short(short) || register.ring(record, post, blocks.view(), 0, 0)
         });
     });
