@@ -1016,6 +1016,30 @@ impl Cq {
         Ok(polled)
     }
 
+    /// Polls one plain receive, as [`CompletionQueue::poll_plain`], whose `wr_id` is what `retire` has of it, or which is another, [`last`].
+    #[inline(always)]
+    fn poll_one_plain(
+        &mut self,
+        at: At<'_>,
+        seen: u8,
+        to: &mut MaybeUninit<ibv_wc>,
+        retire: impl FnOnce(&Receives, u16) -> Result<Option<u64>, u8>,
+    ) -> Option<()> {
+        let cqe = self.again(at, seen)?;
+        let owner = at_home(self.owners.places.view(), cqe.srqn_uidx())?;
+        let (Some(source), false) = (cqe.plain_source(), owner.checks_sums()) else {
+            return self.last_was(last::OTHER);
+        };
+        let wr_id = match retire(&owner.receives, cqe.wqe_counter()) {
+            Ok(wr_id) => wr_id?,
+            Err(last) => return self.last_was(last),
+        };
+        plain(cqe, wr_id, source).put(to);
+        // To count on from what is in memory leaves a register free, so that none is saved.
+        self.consumed(self.consumer().wrapping_add(1));
+        Some(())
+    }
+
     /// Notes what the receive was, [`last`], that a poll of one did not take for that.
     #[inline(always)]
     fn last_was(&self, last: u8) -> Option<()> {
@@ -1138,31 +1162,18 @@ impl CompletionQueue for Cq {
 
     #[inline(always)]
     fn poll_plain(&mut self, at: At<'_>, seen: u8, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
-        let cqe = self.again(at, seen)?;
-        let owner = at_home(self.owners.places.view(), cqe.srqn_uidx())?;
-        let (Some(source), false) = (cqe.plain_source(), owner.checks_sums()) else {
-            return self.last_was(last::OTHER);
-        };
-        let Receives::Own(ring) = &owner.receives else { return self.last_was(last::SHARED) };
-        let wr_id = ring.complete(cqe.wqe_counter())?;
-        plain(cqe, wr_id, source).put(to);
-        // To count on from what is in memory leaves a register free, so that none is saved.
-        self.consumed(self.consumer().wrapping_add(1));
-        Some(())
+        self.poll_one_plain(at, seen, to, |receives, counter| match receives {
+            Receives::Own(ring) => Ok(ring.complete(counter)),
+            _ => Err(last::SHARED),
+        })
     }
 
     #[inline(always)]
     fn poll_shared(&mut self, at: At<'_>, seen: u8, to: &mut MaybeUninit<ibv_wc>) -> Option<()> {
-        let cqe = self.again(at, seen)?;
-        let owner = at_home(self.owners.places.view(), cqe.srqn_uidx())?;
-        let (Some(source), false) = (cqe.plain_source(), owner.checks_sums()) else {
-            return self.last_was(last::OTHER);
-        };
-        let Receives::Shared(srq) = &owner.receives else { return self.last_was(last::PLAIN) };
-        let wr_id = srq.complete_own(cqe.wqe_counter())?;
-        plain(cqe, wr_id, source).put(to);
-        self.consumed(self.consumer().wrapping_add(1));
-        Some(())
+        self.poll_one_plain(at, seen, to, |receives, counter| match receives {
+            Receives::Shared(srq) => Ok(srq.complete_own(counter)),
+            _ => Err(last::PLAIN),
+        })
     }
 
     #[inline(always)]

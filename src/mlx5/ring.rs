@@ -273,21 +273,23 @@ impl SendRing {
 
     /// The queue is empty, as after a reset. Nobody posts or polls it meanwhile.
     pub(super) fn reset(&self) {
-        for slot in self.slots.iter() {
-            // ORDER: Relaxed: nobody looks.
-            slot.meta.store(Meta::NONE.pack(), Ordering::Relaxed);
-        }
+        self.clear();
         // ORDER: Release, partner is the Acquire in `tail`.
         self.retired.store(Meta::NONE.pack(), Ordering::Release);
         self.kept.reset(|| self.record.store::<SND_DBR>(0));
     }
 
-    /// As new, with `prefix` as in [`SendRing::new`], but for what is in the blocks, and for the record.
-    fn renew(&mut self, prefix: u32) {
+    /// Nothing is noted of any block.
+    fn clear(&self) {
         for slot in self.slots.iter() {
             // ORDER: Relaxed: nobody looks.
             slot.meta.store(Meta::NONE.pack(), Ordering::Relaxed);
         }
+    }
+
+    /// As new, with `prefix` as in [`SendRing::new`], but for what is in the blocks, and for the record.
+    fn renew(&mut self, prefix: u32) {
+        self.clear();
         self.retired = AtomicU64::new(Meta::NONE.pack());
         self.gate = Gate::new();
         self.kept.renew();
